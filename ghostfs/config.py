@@ -228,7 +228,7 @@ class Settings(BaseSettings):
         environment = {
             name for name in cls.model_fields if os.environ.get(f"{ENV_PREFIX}{name.upper()}", "") != ""
         }
-        sources = {name: Source.FILE for name in from_file}
+        sources = dict.fromkeys(from_file, Source.FILE)
         sources |= dict.fromkeys(environment, Source.ENVIRONMENT)
         sources |= dict.fromkeys(given, Source.FLAG)
         try:
@@ -275,7 +275,7 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Daemons change their working directory, so a relative path is pinned when it is read.
-        return None if value is None else Path(os.path.abspath(value.expanduser()))  # noqa: PTH100
+        return None if value is None else Path(os.path.abspath(value.expanduser()))
 
     @field_validator("listen", "hub", "metrics_listen")
     @classmethod
@@ -317,8 +317,6 @@ def describe() -> list[Setting]:
             variable=f"{ENV_PREFIX}{name.upper()}",
             default=_show(field.get_default() if field.default_factory is None else None),
             unit=_unit_of(field.json_schema_extra),
-            if isinstance(field.json_schema_extra, dict)
-            else "",  # type: ignore[arg-type]
             allowed=_allowed(field.annotation, field.metadata),
             description=field.description or "",
         )
