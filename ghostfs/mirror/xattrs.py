@@ -1,0 +1,57 @@
+"""User attributes of an inode as one value: what an inode cell's `xattrs` holds.
+
+The encoding is a sequence of (name length: 2 bytes, value length: 4 bytes, name, value), big-endian,
+ascending by name; empty when there are none. One set of attributes has one encoding. Only names in the
+`user.` namespace travel: the others are the business of the machine that a file lies on.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PREFIX", "XATTRS_MAX", "decode_xattrs", "encode_xattrs"]
+
+import struct
+from collections.abc import Mapping
+
+from ghostfs.errors import InvalidCell
+
+PREFIX = b"user."
+XATTRS_MAX = 65536
+"""Longest encoding: what Linux allows all names of a file, and one value, to take."""
+
+_NAME_MAX = 255
+_HEAD = struct.Struct(">HI")
+
+
+def encode_xattrs(attributes: Mapping[bytes, bytes]) -> bytes:
+    """The encoding of the `user.` attributes among these."""
+    return b"".join(
+        _HEAD.pack(len(name), len(value)) + name + value
+        for name, value in sorted(attributes.items())
+        if name.startswith(PREFIX)
+    )
+
+
+def decode_xattrs(encoded: bytes) -> dict[bytes, bytes]:
+    """The attributes that `encode_xattrs` made these bytes of.
+
+    Raises:
+        InvalidCell: not an encoding of `user.` attributes, or a longer one than `XATTRS_MAX`.
+    """
+    attributes: dict[bytes, bytes] = {}
+    position, last = 0, b""
+    while position < len(encoded):
+        if position + _HEAD.size > len(encoded):
+            raise InvalidCell("extended attributes: cut off")
+        name_length, value_length = _HEAD.unpack_from(encoded, position)
+        begin = position + _HEAD.size
+        position = begin + name_length + value_length
+        name = encoded[begin : begin + name_length]
+        if position > len(encoded) or not PREFIX < name or not name.startswith(PREFIX) or b"\0" in name:
+            raise InvalidCell("extended attributes: cut off, or not a user attribute")
+        if name <= last or name_length > _NAME_MAX:
+            raise InvalidCell("extended attributes: out of order, or a name that is too long")
+        attributes[name] = encoded[begin + name_length : position]
+        last = name
+    if len(encoded) > XATTRS_MAX:
+        raise InvalidCell("extended attributes: too many")
+    return attributes
