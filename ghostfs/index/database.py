@@ -1,0 +1,178 @@
+"""Opening and creating the SQLite files of GhostFS: connection settings, versions, migrations.
+
+A file is one of ours if its `application_id` says so, and readable if its `user_version` is not above the
+number of migrations we know. A file of a newer version is refused before SQLite touches it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Format", "connect", "create_database", "open_database"]
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ghostfs.errors import GhostError, IndexDamaged, IndexTooNew
+from ghostfs.index.damage import translate
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_SIZE = 100
+_USER_VERSION_AT = 60
+_BUSY_TIMEOUT_MS = 10_000
+_CACHE_KIB = 8192
+_WAL_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One kind of database file: how it is recognised, and the steps that made its tables.
+
+    `migrations[n]` leads from version n to version n + 1; each gets a `sqlite_utils.Database` inside a
+    transaction, and must not end it. Steps that have been released never change.
+    """
+
+    what: str
+    application_id: int
+    tables: frozenset[str]
+    migrations: tuple[Callable[[Any], None], ...]
+
+    @property
+    def version(self) -> int:
+        """What `PRAGMA user_version` says when all migrations are done."""
+        return len(self.migrations)
+
+
+def connect(path: Path, mode: str, *, durable: bool = False) -> sqlite3.Connection:
+    """A connection in explicit-transaction mode; `mode` is SQLite's `ro`, `rw` or `rwc`."""
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    connection = sqlite3.connect(
+        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    for pragma in (
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        f"synchronous={'FULL' if durable else 'NORMAL'}",
+        f"cache_size=-{_CACHE_KIB}",
+        f"journal_size_limit={_WAL_LIMIT}",
+        "temp_store=MEMORY",
+        "trusted_schema=OFF",
+        "cell_size_check=ON",  # damage is noticed where it is, not where it leads
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def create_database(
+    path: Path, form: Format, fill: Callable[[sqlite3.Connection], object], *, durable: bool = False
+) -> sqlite3.Connection:
+    """Make a database with all tables and what `fill` puts in, and open it. Never half made: it is built
+    under another name and renamed when complete.
+
+    Raises:
+        FileExistsError: something is at `path`.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} is already there")
+    new = path.with_name(path.name + ".new")
+    for leftover in (new, new.with_name(new.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+    try:
+        connection = connect(new, "rwc", durable=True)
+        try:
+            connection.execute("PRAGMA page_size=4096")
+            connection.execute(f"PRAGMA application_id={form.application_id}")
+            _migrate(connection, form)
+            fill(connection)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translate(error, new) from error
+    new.rename(path)
+    return open_database(path, form, durable=durable)
+
+
+def open_database(
+    path: Path, form: Format, *, readonly: bool = False, durable: bool = False
+) -> sqlite3.Connection:
+    """Open a database that `create_database` made, bringing an older one up to date.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        IndexTooNew: it was written by a newer version; it has not been changed.
+        IndexDamaged: it is not a database, not one of this format, or broken.
+    """
+    _check_header(path, form)
+    try:
+        connection = connect(path, "ro" if readonly else "rw", durable=durable)
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    try:
+        _check_version(connection, path, form, readonly=readonly)
+        if not readonly:
+            connection.execute("PRAGMA journal_mode=WAL")
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        if not tables >= form.tables:
+            missing = ", ".join(sorted(form.tables - tables))
+            raise IndexDamaged(f"{path} lacks the tables {missing}: set it aside and rebuild it")  # noqa: TRY301
+    except sqlite3.Error as error:
+        connection.close()
+        raise translate(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _too_new(path: Path, version: int, form: Format) -> IndexTooNew:
+    return IndexTooNew(
+        f"{path} is an {form.what} of version {version}, and this GhostFS knows up to {form.version}: "
+        "upgrade GhostFS; nothing was changed"
+    )
+
+
+def _check_header(path: Path, form: Format) -> None:
+    """Look at the file itself, before SQLite may write a journal beside it."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_SIZE)
+    if len(header) < _HEADER_SIZE or not header.startswith(_MAGIC):
+        raise IndexDamaged(f"{path} is not a database: set it aside and rebuild it from the tree")
+    version = int.from_bytes(header[_USER_VERSION_AT : _USER_VERSION_AT + 4], "big")
+    if version > form.version:
+        raise _too_new(path, version, form)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, form: Format, *, readonly: bool) -> None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id != form.application_id:
+        raise IndexDamaged(f"{path} is a database, but not a GhostFS {form.what}: set it aside")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > form.version:
+        raise _too_new(path, version, form)
+    if version < form.version:
+        if readonly:
+            raise GhostError(
+                f"{path} is of an older version: mount the session, or start the hub, to upgrade it"
+            )
+        _migrate(connection, form)
+
+
+def _migrate(connection: sqlite3.Connection, form: Format) -> None:
+    # Loaded here because it takes 50 ms, and nearly every start finds nothing to migrate.
+    import sqlite_utils
+
+    db = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for migration in form.migrations[version:]:
+            migration(db)
+        connection.execute(f"PRAGMA user_version={form.version}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
