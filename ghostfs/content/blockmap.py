@@ -232,9 +232,8 @@ class BlockMap:
 
     def _mark_data(self, index: int) -> None:
         """Mark a block whose length changes; a hole stays one."""
-        fresh = self._fresh.get(index) is not None
-        settled = index < self._kept and index not in self._fresh and self._settled.get(index) is not None
-        if fresh or settled:
+        settled = self._settled.get(index) if index < self._kept else None
+        if self._fresh.get(index, settled) is not None:
             self._mark(index)
 
     def _cut(self, size: int) -> None:

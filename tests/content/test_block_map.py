@@ -133,6 +133,47 @@ def test_a_write_into_what_the_stream_was_fed_is_seen() -> None:
     assert len(file.reads) == 1
 
 
+@pytest.mark.parametrize("back", [1, 2, 100])
+def test_the_last_bytes_written_are_written_again(back: int) -> None:
+    file = File()
+    file.append(b"x" * 100)
+    file.write(100 - back, b"y" * back)
+    file.settle()
+
+
+@pytest.mark.parametrize("size", [98, 99])
+def test_the_last_bytes_written_are_cut_off_and_come_back_as_zeros(size: int) -> None:
+    file = File()
+    file.append(b"x" * 100)
+    file.truncate(size)
+    file.truncate(100)
+    file.settle()
+
+
+def test_a_tail_left_behind_by_a_write_far_beyond_is_another_block() -> None:
+    file = settled(b"x" * 100)
+    file.write(3 * BLOCK_SIZE, b"far")
+    assert list(file.settle().digests) == [0, 3]
+
+
+def test_writing_beyond_a_hole_is_streamed() -> None:
+    file = File()
+    file.append(b"x" * 100)
+    for offset in (0, 100, 200):
+        file.write(BLOCK_SIZE + offset, b"y" * 100)
+    file.settle()
+    assert file.reads == [(0, BLOCK_SIZE)]
+
+
+@pytest.mark.parametrize("size", [BLOCK_SIZE - 5, BLOCK_SIZE + 5])
+def test_a_block_overwritten_with_zeros_changes_its_length_without_reading(size: int) -> None:
+    file = settled(b"x" * (size - size % BLOCK_SIZE or BLOCK_SIZE))
+    file.write(0, bytes(BLOCK_SIZE))
+    file.truncate(size)
+    assert file.settle().digests == {}
+    assert file.reads == []
+
+
 def test_a_header_rewritten_leaves_the_stream_at_the_end() -> None:
     file = File()
     file.append(b"x" * (BLOCK_SIZE + 100))

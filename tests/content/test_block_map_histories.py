@@ -28,6 +28,7 @@ operations = st.one_of(
     st.tuples(st.just("follow"), lengths, fills),
     st.tuples(st.just("write"), positions, lengths, fills),
     st.tuples(st.just("write"), positions, lengths, fills),
+    st.tuples(st.just("rewrite"), st.sampled_from([1, 2, 100]), st.sampled_from([1, 3, 200]), fills),
     st.tuples(st.just("truncate"), positions),
     st.tuples(st.just("cut"), st.sampled_from([1, 99, 100, 4096, BLOCK_SIZE])),
     st.tuples(st.just("touch"), positions, lengths, fills),
@@ -67,6 +68,10 @@ class History:
     def follow(self, length: int, fill: int) -> None:
         """Go on where the last write ended."""
         self.write(self.last_end, length, fill)
+
+    def rewrite(self, back: int, length: int, fill: int) -> None:
+        """Begin a little before the end of the last write."""
+        self.write(max(0, self.last_end - back), length, fill)
 
     def write(self, offset: int, length: int, fill: int) -> None:
         data = bytes([fill]) * length
