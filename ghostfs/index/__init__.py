@@ -22,6 +22,7 @@ __all__ = [
     "CursorTooOld",
     "Delta",
     "DeltaStream",
+    "DirtyDirent",
     "DirtyEntries",
     "DirtyLog",
     "Frozen",
@@ -38,7 +39,7 @@ from ghostfs.index.adopt import Adopt
 from ghostfs.index.commit import Commit
 from ghostfs.index.damage import set_aside
 from ghostfs.index.delta import CursorTooOld, Delta, DeltaStream
-from ghostfs.index.dirtylog import DirtyEntries, DirtyLog
+from ghostfs.index.dirtylog import DirtyDirent, DirtyEntries, DirtyLog
 from ghostfs.index.frozen import Chunk, Frozen
 from ghostfs.index.members import Members, Membership, Node
 from ghostfs.index.state import Counts, SnapshotPosition, State

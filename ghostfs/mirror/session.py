@@ -1,0 +1,280 @@
+"""Owning a mirror from start to end: make, open, recover, close.
+
+What a start costs depends on how the last owner ended: after a clean stop nothing is read; after a kill
+what dirty.log names; after a power cut (the boot id is another one) every name once, and the content of
+what changed; without a usable index everything.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Ending", "MirrorSettings", "OwnedMirror", "Recovery", "create_session"]
+
+import enum
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+
+from ghostfs.errors import IndexDamaged, SessionExists, SessionNotFound
+from ghostfs.index import DirtyLog, Index, set_aside
+from ghostfs.mirror.capture import Capture
+from ghostfs.mirror.gather import Gatherer
+from ghostfs.mirror.hashing import HashPool
+from ghostfs.mirror.identities import Identities
+from ghostfs.mirror.layout import SessionLayout
+from ghostfs.mirror.live import Mirror
+from ghostfs.mirror.owner import OwnerLock
+from ghostfs.mirror.reconcile import Findings, Reconciler, apply
+from ghostfs.mirror.settle import SettleRule
+from ghostfs.mirror.spooling import Spooler
+from ghostfs.mirror.syscalls import boot_id, syncfs
+from ghostfs.mirror.working import WorkingSet
+
+log = structlog.get_logger(__name__)
+
+_WRITEBACK_NS = 60_000_000_000
+"""Longer than Linux keeps dirty pages (30 s, and 5 s between two looks): what was written before this
+long ahead of the last commit has reached the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """Seconds and bytes; `docs/settings.md` explains each."""
+
+    hash_workers: int = 0
+    settle_quiet: float = 1.0
+    settle_max_age: float = 5.0
+    commit_interval: float = 0.002
+    spool_bytes: int = 256 << 20
+    xattrs: bool = False
+
+
+class Ending(enum.StrEnum):
+    """How the last owner ended, as far as the next one can tell."""
+
+    CLEAN = "clean"
+    KILLED = "killed"
+    POWER_CUT = "power cut"
+    NO_INDEX = "no index"
+    RESCAN = "rescan"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a start had to do."""
+
+    ending: Ending
+    looked_at: int = 0
+    files_read: int = 0
+    bytes_read: int = 0
+    changed: int = 0
+    seconds: float = 0.0
+
+
+def create_session(layout: SessionLayout) -> None:
+    """Makes an empty session.
+
+    Raises:
+        SessionExists: there is one of that name.
+    """
+    layout.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        layout.state.mkdir(mode=0o700)
+    except FileExistsError:
+        raise SessionExists(f"session {layout.name!r} exists already") from None
+    layout.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with Index.create(layout.index_db):
+        pass
+    # The tree comes last: with it the session exists.
+    layout.tree.mkdir(mode=0o755)
+
+
+class OwnedMirror:
+    """A mirror that this process owns: the operations on its tree, and the capture behind them."""
+
+    def __init__(
+        self,
+        layout: SessionLayout,
+        lock: OwnerLock,
+        index: Index,
+        pool: HashPool,
+        settings: MirrorSettings,
+        recovery: Recovery,
+        root_fd: int,
+    ) -> None:
+        """Use `open`."""
+        self.layout = layout
+        self.recovery = recovery
+        self._lock = lock
+        self._index = index
+        self._lookups = Index.open(layout.index_db)
+        self._pool = pool
+        self._root_fd = os.dup(root_fd)
+        self._dirty_log = DirtyLog(layout.dirty_log)
+        identities = Identities(index)
+        self.working = WorkingSet(self._dirty_log)
+        self.mirror = Mirror(root_fd, self._lookups, self.working, identities)
+        rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
+        gatherer = Gatherer(self.mirror, self.working, rule, pool, xattrs=settings.xattrs)
+        spooler = Spooler(layout.spool, settings.spool_bytes, self.mirror, self.working)
+        self.capture = Capture(
+            index,
+            gatherer,
+            self.working.work,
+            identities,
+            spooler,
+            commit_interval=settings.commit_interval,
+        )
+        self.capture.start()
+
+    @classmethod
+    def open(
+        cls,
+        layout: SessionLayout,
+        settings: MirrorSettings,
+        *,
+        rescan: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Self:
+        """Takes the owner lock and brings the index up to what the tree is.
+
+        `rescan` looks at every name even after a clean stop, for a tree that was changed behind the
+        owner's back. `progress` gets the bytes read while hashing.
+
+        Raises:
+            SessionNotFound, SessionBusy, IndexTooNew: as they say.
+            OSError: the tree cannot be read.
+        """
+        if not layout.tree.is_dir():
+            raise SessionNotFound(
+                f"there is no session {layout.name!r}: make it with `ghostfs session create`"
+            )
+        lock = OwnerLock(layout.owner_lock, what=f"session {layout.name!r}").acquire()
+        pool = HashPool(settings.hash_workers)
+        index: Index | None = None
+        root_fd = os.open(layout.tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            index, ending = _open_index(layout)
+            if rescan and ending is not Ending.NO_INDEX:
+                ending = Ending.RESCAN
+            recovery = _recover(index, layout, root_fd, pool, settings, ending, progress)
+            _mark(layout, clean=False)
+            return cls(layout, lock, index, pool, settings, recovery, root_fd)
+        except BaseException:
+            if index is not None:
+                index.close()
+            os.close(root_fd)
+            pool.close()
+            lock.release()
+            raise
+
+    def close(self, *, timeout: float | None = None) -> bool:
+        """Settles and commits everything, makes the tree durable, marks the stop clean.
+
+        Returns whether it was clean; if not (a disk that stayed full for `timeout` seconds), the next
+        start goes by dirty.log and nothing is lost.
+        """
+        clean = self.capture.drain(timeout)
+        self.capture.stop()
+        self.mirror.close()
+        self._index.close()
+        self._lookups.close()
+        self._pool.close()
+        if clean:
+            syncfs_of(self.layout)
+            _mark(self.layout, clean=True)
+        os.close(self._root_fd)
+        self._dirty_log.close()
+        self._lock.release()
+        return clean
+
+
+def syncfs_of(layout: SessionLayout) -> None:
+    """Makes a session's tree durable."""
+    fd = os.open(layout.tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _mark(layout: SessionLayout, *, clean: bool) -> None:
+    """Notes durably whether the index is all there is to know."""
+    with Index.open(layout.index_db, durable=True) as index, index.commit() as commit:
+        commit.set_meta("clean", "1" if clean else "0")
+        commit.set_meta("boot", boot_id())
+
+
+def _open_index(layout: SessionLayout) -> tuple[Index, Ending]:
+    try:
+        index = Index.open(layout.index_db)
+    except FileNotFoundError:
+        log.warning("index_missing", session=layout.name, path=str(layout.index_db))
+        return Index.create(layout.index_db), Ending.NO_INDEX
+    except IndexDamaged as error:
+        kept = set_aside(layout.index_db)
+        log.warning("index_damaged", session=layout.name, error=str(error), kept=str(kept))
+        return Index.create(layout.index_db), Ending.NO_INDEX
+    clean, boot = index.meta("clean"), index.meta("boot")
+    if clean is None or index.head() == 0:
+        return index, Ending.NO_INDEX
+    if clean == "1":
+        return index, Ending.CLEAN
+    return index, Ending.KILLED if boot == boot_id() else Ending.POWER_CUT
+
+
+def _recover(
+    index: Index,
+    layout: SessionLayout,
+    root_fd: int,
+    pool: HashPool,
+    settings: MirrorSettings,
+    ending: Ending,
+    progress: Callable[[int], None] | None,
+) -> Recovery:
+    if ending is Ending.CLEAN:
+        return Recovery(ending)
+    started = time.monotonic()
+    distrust = index.committed_ns() - _WRITEBACK_NS if ending is Ending.POWER_CUT else None
+    reconciler = Reconciler(
+        index, root_fd, pool, distrust_since_ns=distrust, xattrs=settings.xattrs, progress=progress
+    )
+    if ending is Ending.KILLED:
+        entries = DirtyLog.entries(layout.dirty_log)
+        findings = reconciler.named(entries.dirents, sorted(entries.inodes))
+    else:
+        findings = reconciler.everything()
+    if ending is Ending.POWER_CUT:
+        # The last commits may be lost, and their numbers known to nodes: none may be given twice.
+        with index.commit() as commit:
+            commit.new_epoch()
+    apply(index, findings)
+    with DirtyLog(layout.dirty_log) as dirty:
+        dirty.reset()
+    recovery = _report(ending, findings, time.monotonic() - started)
+    if ending is not Ending.NO_INDEX or findings.files_read:
+        log.info(
+            "recovered",
+            session=layout.name,
+            ending=ending.value,
+            looked_at=recovery.looked_at,
+            files_read=recovery.files_read,
+            bytes_read=recovery.bytes_read,
+            changed=recovery.changed,
+            seconds=round(recovery.seconds, 3),
+        )
+    return recovery
+
+
+def _report(ending: Ending, findings: Findings, seconds: float) -> Recovery:
+    return Recovery(
+        ending,
+        looked_at=findings.looked_at,
+        files_read=findings.files_read,
+        bytes_read=findings.bytes_read,
+        changed=len(findings.names) + len(findings.inodes),
+        seconds=seconds,
+    )

@@ -1,0 +1,52 @@
+"""The spool: blocks of files that never rest, put aside so that the version that was hashed can be sent.
+
+A content-addressed folder bounded in bytes; the oldest blocks go first. What is missing from it is
+never wrong, only later: the file is then sent in a newer version.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Spool"]
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+
+class Spool:
+    """Blocks under the hex of their digests. Written by one thread of the owner, read by anyone."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """`limit` is in bytes; 0 turns the spool off. What an earlier owner left is thrown away."""
+        self._folder = folder
+        self._limit = limit
+        self._sizes: OrderedDict[bytes, int] = OrderedDict()
+        self._total = 0
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for left in folder.iterdir():
+            left.unlink()
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    def keep(self, digest: bytes, data: bytes) -> None:
+        """Puts a block aside, and drops the oldest ones over the limit."""
+        if len(data) > self._limit:
+            return
+        if digest in self._sizes:
+            self._sizes.move_to_end(digest)
+            return
+        path = self._path(digest)
+        incoming = path.with_suffix(".new")
+        incoming.write_bytes(data)
+        incoming.rename(path)
+        self._sizes[digest] = len(data)
+        self._total += len(data)
+        while self._total > self._limit:
+            oldest, size = self._sizes.popitem(last=False)
+            self._total -= size
+            self._path(oldest).unlink(missing_ok=True)
+
+    def _path(self, digest: bytes) -> Path:
+        return self._folder / os.fsdecode(digest.hex())
