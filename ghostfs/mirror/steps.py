@@ -112,7 +112,7 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class MoveOver:
     """The non-directory `inode` goes from `source` to `at`, where it takes the place of the non-directory
-    `displaced`; nothing else in the plan is put at `source`."""
+    `displaced`. No step puts `displaced` at `source`: found there, it is what an exchange left behind."""
 
     inode: InodeId
     source: Place
