@@ -18,7 +18,7 @@ __all__ = [
     "encode_inode",
 ]
 
-from ghostfs.content import DIGEST_SIZE, BlockList
+from ghostfs.content import DIGEST_SIZE
 from ghostfs.errors import InvalidCell
 from ghostfs.model import ROOT, Dirent, Inode, InodeId, Kind, Replica, Seq
 from ghostfs.names import check_filename
@@ -30,10 +30,6 @@ NUMBER_MAX = 2**63 - 1
 FINGERPRINT_SIZE = 16
 _MODE_MAX = 0o7777
 _ORIGIN_MAX = 2**16 - 1
-_RDEV_MAX = 2**63 - 1
-_TARGET_MAX = 4095
-"""Bytes in a symlink's target: PATH_MAX less the final NUL."""
-
 _XATTRS_MAX = 1 << 20
 _KINDS = {kind.value: kind for kind in Kind}
 _DEVICES = (Kind.CHAR, Kind.BLOCK)
@@ -102,29 +98,32 @@ def check_number(what: str, value: int, least: int = 0) -> int:
     return value
 
 
-def decode_inode(cell: pb.InodeCell, head: int, blocks: bytes | None = None) -> tuple[Inode, BlockList]:
-    """The inode and its content; `blocks` is the block list when it came in parts.
+def decode_inode(cell: pb.InodeCell, head: int, blocks: bytes | None = None) -> Inode:
+    """The inode; `blocks` is the block list when it came in parts.
+
+    What content must be (a canonical block list, a digest that is its digest) is checked where a batch
+    is taken in, by `ghostfs.mirror.batch.checked`: once, not once a layer.
 
     Raises:
-        InvalidCell: a field is out of range, does not go with the kind, contradicts another, or the
-            cell is newer than `head`.
+        InvalidCell: a field is out of range, does not go with the kind, or the cell is newer than `head`.
     """
     kind = _KINDS.get(cell.kind)
     if kind is None:
         raise InvalidCell(f"inode {cell.id}: unknown kind {cell.kind}")
     check_number("inode id", cell.id, 1)
+    check_number("size", cell.size)
     if not 1 <= cell.attr_seq <= head or not 1 <= cell.content_seq <= head:
         raise InvalidCell(f"inode {cell.id}: sequences {cell.attr_seq}, {cell.content_seq} not in 1..{head}")
     if cell.mode > _MODE_MAX or cell.origin > _ORIGIN_MAX or len(cell.xattrs) > _XATTRS_MAX:
         raise InvalidCell(f"inode {cell.id}: mode, origin or attributes out of range")
-    if (cell.id == ROOT) and kind is not Kind.DIRECTORY:
+    if cell.id == ROOT and kind is not Kind.DIRECTORY:
         raise InvalidCell(f"the root is not a directory but {kind.name}")
-    if cell.rdev > (_RDEV_MAX if kind in _DEVICES else 0):
+    if cell.rdev > (NUMBER_MAX if kind in _DEVICES else 0):
         raise InvalidCell(f"inode {cell.id}: a device number on a {kind.name}")
-    _check_target(cell, kind)
+    if len(cell.digest) != (DIGEST_SIZE if kind is Kind.FILE else 0):
+        raise InvalidCell(f"inode {cell.id}: a digest of {len(cell.digest)} bytes on a {kind.name}")
     encoded = cell.blocks if blocks is None else blocks
-    content = _content(cell, kind, encoded)
-    inode = Inode(
+    return Inode(
         id=InodeId(cell.id),
         kind=kind,
         mode=cell.mode,
@@ -141,29 +140,6 @@ def decode_inode(cell: pb.InodeCell, head: int, blocks: bytes | None = None) -> 
         content_seq=Seq(cell.content_seq),
         origin=Replica(cell.origin),
     )
-    return inode, content
-
-
-def _check_target(cell: pb.InodeCell, kind: Kind) -> None:
-    target = cell.target
-    if kind is Kind.SYMLINK:
-        if not 0 < len(target) <= _TARGET_MAX or b"\0" in target:
-            raise InvalidCell(f"inode {cell.id}: not a symlink target: {target[:80]!r}")
-    elif target:
-        raise InvalidCell(f"inode {cell.id}: a symlink target on a {kind.name}")
-
-
-def _content(cell: pb.InodeCell, kind: Kind, encoded: bytes) -> BlockList:
-    if kind is not Kind.FILE:
-        if cell.size or cell.digest or encoded or cell.HasField("inline"):
-            raise InvalidCell(f"inode {cell.id}: content on a {kind.name}")
-        return BlockList(0, {})
-    if len(cell.digest) != DIGEST_SIZE:
-        raise InvalidCell(f"inode {cell.id}: a digest of {len(cell.digest)} bytes")
-    content = BlockList.decode(cell.size, encoded)
-    if content.digest() != cell.digest:
-        raise InvalidCell(f"inode {cell.id}: the digest is not that of the block list")
-    return content
 
 
 def decode_dirent(cell: pb.DirentCell, head: int) -> Dirent:

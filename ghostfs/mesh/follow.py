@@ -1,0 +1,280 @@
+"""The hub's side of one Follow stream: delta or snapshot, one batch at a time, each acknowledged.
+
+The next batch is read only after the last was acknowledged, so it holds whatever happened meanwhile, once:
+a slow node skips what it missed, and costs the hub nothing but its stream.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FollowStream", "HubLimits", "SessionSource"]
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from ghostfs import metrics
+from ghostfs.errors import InvalidCell, SessionNotFound
+from ghostfs.index import CursorTooOld, Frozen
+from ghostfs.mesh.blocks import BlockReader
+from ghostfs.mesh.codec import encode_fingerprint
+from ghostfs.mesh.compression import Compressor
+from ghostfs.mesh.heads import Head, HeadWatch
+from ghostfs.mesh.indexpool import IndexPool
+from ghostfs.mesh.outgoing import Outgoing, Scope
+from ghostfs.mesh.roster import Attendance
+from ghostfs.mesh.snapshots import Snapshot, SnapshotStore
+from ghostfs.mesh.workers import Workers
+from ghostfs.mirror.layout import SessionLayout
+from ghostfs.model import Cursor, Epoch, Seq
+from ghostfs.v1 import mesh_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_SECONDS = 10.0
+_CHUNK_BYTES = 4 << 20
+"""Encoded cells in one snapshot chunk; long block lists make a chunk shorter than its number of cells."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubLimits:
+    """The hub's settings that shape what it sends."""
+
+    inline_max: int = 256 << 10
+    snapshot_chunk_cells: int = 2000
+    delta_max_cells: int = 100_000
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSource:
+    """What of a session is needed to serve it."""
+
+    name: str
+    layout: SessionLayout
+    indexes: IndexPool
+    watch: HeadWatch
+
+
+class Wire(Protocol):
+    """The stream, as gRPC gives it: `read` returns a falsy end-of-stream mark when the node is done."""
+
+    async def read(self) -> pb.FollowRequest: ...
+
+    async def write(self, event: pb.FollowEvent) -> None: ...
+
+
+StoreCursor = Callable[[Cursor], Awaitable[None]]
+
+
+class FollowStream:
+    """Serves one node until it leaves. Belongs to the event loop."""
+
+    def __init__(
+        self,
+        source: SessionSource,
+        wire: Wire,
+        attendance: Attendance,
+        *,
+        limits: HubLimits,
+        snapshots: SnapshotStore,
+        workers: Workers,
+        spool_dir: Path,
+        compressor: Compressor,
+        store_cursor: StoreCursor,
+    ) -> None:
+        self._source = source
+        self._wire = wire
+        self._attendance = attendance
+        self._limits = limits
+        self._snapshots = snapshots
+        self._workers = workers
+        self._spool_dir = spool_dir
+        self._compressor = compressor
+        self._store_cursor = store_cursor
+        self._has_content = False
+        self._log = log.bind(session=source.name)
+
+    async def run(self, hello: pb.Hello) -> None:
+        """Returns when the node ends the stream.
+
+        Raises:
+            InvalidCell: the node broke the rules of the wire.
+            SessionNotFound, IndexDamaged: the session cannot be served.
+        """
+        cursor = Cursor(Epoch(hello.epoch), Seq(hello.seq)) if hello.epoch else None
+        resume = hello.snapshot if hello.HasField("snapshot") else None
+        self._has_content = hello.has_content
+        with self._source.watch.listening() as changed:
+            while True:
+                changed.clear()
+                head = self._head()
+                if head is None:
+                    await self._idle(changed)
+                elif resume is not None or cursor is None or cursor.epoch != head.epoch:
+                    cursor = await self._snapshot(resume)
+                    resume = None
+                    self._has_content = True
+                    if cursor is None:
+                        return
+                elif head.seq <= cursor.seq:
+                    await self._idle(changed)
+                else:
+                    try:
+                        outgoing = await self._workers.run_to_end(self._read_delta, cursor)
+                    except CursorTooOld:
+                        outgoing = None
+                    if outgoing is None:
+                        self._log.info("node_too_far_behind", cursor=cursor.seq, head=head.seq)
+                        cursor = None
+                        continue
+                    cursor = await self._deliver(outgoing)
+                    if cursor is None:
+                        return
+
+    def _head(self) -> Head | None:
+        """The session's head; None while there is nothing to send."""
+        watch = self._source.watch
+        if watch.head is None and isinstance(watch.problem, SessionNotFound):
+            raise watch.problem
+        return watch.head if watch.head is not None and watch.head.seq > 0 else None
+
+    async def _idle(self, changed: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.heartbeat_seconds):
+                await changed.wait()
+                return
+        head = self._source.watch.head or Head(0, 0)
+        await self._wire.write(pb.FollowEvent(heartbeat=pb.Heartbeat(epoch=head.epoch, head=head.seq)))
+
+    def _read_delta(self, cursor: Cursor) -> Outgoing | None:
+        """The delta since the cursor; None when only a snapshot will do."""
+        with self._source.indexes.use() as index:
+            if index.epoch != cursor.epoch or index.delta_size(cursor.seq) > self._limits.delta_max_cells:
+                return None
+            delta = index.delta_since(cursor.seq)
+            if delta.epoch != cursor.epoch:
+                return None
+            scope = Scope(delta.epoch, cursor.seq, delta.head, delta.fingerprint, delta.committed_ns)
+            return self._outgoing(scope, delta.inodes, delta.dirents, inline_above=cursor.seq)
+
+    async def _snapshot(self, resume: pb.SnapshotPosition | None) -> Cursor | None:
+        """Send a snapshot to its end; the cursor after it, None when the node left."""
+        snapshot = None
+        if resume is not None:
+            snapshot = await self._snapshots.resume(self._source.name, resume.snapshot_id)
+        position = resume.position if resume is not None and snapshot is not None else 0
+        if snapshot is None:
+            snapshot = await self._snapshots.current(self._source.name, self._source.indexes, self._is_near)
+        self._log.info(
+            "snapshot_begins",
+            snapshot=snapshot.frozen.snapshot_id.hex(),
+            position=position,
+            head=snapshot.frozen.state.head,
+        )
+        try:
+            # Whether content goes along is decided once: a node that has something may have most of it.
+            inline = not self._has_content
+            last = False
+            cursor = None
+            while not last:
+                outgoing = await self._workers.run_to_end(self._read_chunk, snapshot, position, inline)
+                chunk = outgoing.scope.snapshot
+                assert chunk is not None
+                position, last = chunk.position, chunk.last
+                cursor = await self._deliver(outgoing)
+                if cursor is None:
+                    return None
+            return cursor
+        finally:
+            await self._snapshots.release(snapshot)
+
+    def _is_near(self, frozen: Frozen) -> bool:
+        """Whether what happened since a snapshot is little enough to follow it as a delta."""
+        state = frozen.state
+        with self._source.indexes.use() as index:
+            if index.epoch != state.epoch:
+                return False
+            try:
+                return index.delta_size(state.head) <= self._limits.delta_max_cells // 4
+            except CursorTooOld:
+                return False
+
+    def _read_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> Outgoing:  # noqa: FBT001 - run by Workers
+        frozen = snapshot.frozen
+        state = frozen.state
+        chunk = frozen.chunk(position, self._limits.snapshot_chunk_cells, _CHUNK_BYTES)
+        part = pb.SnapshotChunk(
+            snapshot_id=frozen.snapshot_id, position=chunk.position, first=position == 0, last=chunk.last
+        )
+        scope = Scope(state.epoch, 0, state.head, state.fingerprint, state.committed_ns, part)
+        return self._outgoing(scope, chunk.inodes, chunk.dirents, inline_above=0 if inline else None)
+
+    def _outgoing(self, scope: Scope, inodes, dirents, *, inline_above: int | None) -> Outgoing:  # type: ignore[no-untyped-def]
+        return Outgoing(
+            scope,
+            inodes,
+            dirents,
+            spool_dir=self._spool_dir,
+            reader=BlockReader(self._source.layout, self._source.indexes),
+            compressor=self._compressor,
+            inline_max=self._limits.inline_max,
+            inline_above=inline_above,
+        )
+
+    async def _deliver(self, outgoing: Outgoing) -> Cursor | None:
+        """Send a batch and wait until it is durable on the node: its cursor, None when the node left."""
+        begun = time.monotonic()
+        scope = outgoing.scope
+        try:
+            done = False
+            while not done:
+                events, done = await self._workers.run_to_end(outgoing.turn)
+                for event in events:
+                    await self._wire.write(event)
+        finally:
+            await self._workers.run_to_end(outgoing.close)
+        self._attendance.sent.add(outgoing.inline_bytes)
+        metrics.BYTES_SENT.labels(self._source.name).inc(outgoing.inline_bytes)
+        ack = await self._acknowledgement(scope)
+        if ack is None:
+            return None
+        self._attendance.last_ack_ns = time.time_ns()
+        self._attendance.fingerprint = ack.fingerprint
+        cursor = Cursor(Epoch(scope.epoch), Seq(scope.head))
+        if scope.snapshot is None or scope.snapshot.last:
+            await self._store_cursor(cursor)
+            if ack.fingerprint and ack.fingerprint != encode_fingerprint(scope.fingerprint):
+                self._log.error("node_drifted", head=scope.head)
+                metrics.DRIFT.labels(self._source.name).inc()
+        self._log.debug(
+            "batch_acknowledged",
+            since=scope.since,
+            head=scope.head,
+            cells=outgoing.cells,
+            took_ms=round((time.monotonic() - begun) * 1000, 1),
+        )
+        return cursor
+
+    async def _acknowledgement(self, scope: Scope) -> pb.Ack | None:
+        request = await self._wire.read()
+        if not isinstance(request, pb.FollowRequest):
+            return None
+        if not request.HasField("ack"):
+            raise InvalidCell("a Follow stream goes on with acknowledgements only")
+        ack = request.ack
+        chunk = scope.snapshot
+        if chunk is not None and not chunk.last:
+            expected = (chunk.snapshot_id, chunk.position)
+            if (ack.snapshot.snapshot_id, ack.snapshot.position) != expected:
+                raise InvalidCell(f"position {ack.snapshot.position} acknowledged, {chunk.position} was sent")
+        elif (ack.epoch, ack.seq) != (scope.epoch, scope.head):
+            raise InvalidCell(f"sequence {ack.seq} acknowledged, {scope.head} was sent")
+        if len(ack.fingerprint) not in (0, 16):
+            raise InvalidCell(f"a fingerprint of {len(ack.fingerprint)} bytes")
+        return ack

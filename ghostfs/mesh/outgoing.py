@@ -1,0 +1,220 @@
+"""A delta or a snapshot chunk on its way to one node: read from the index at once, sent at the node's pace.
+
+The cells are encoded while the index's transaction is open and put into a spool: memory while small, an
+unlinked temporary file beyond that. So a node that stops in the middle costs the hub a file and not
+memory, and holds no transaction open. Content is read from the tree only when its cell is sent.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Outgoing", "Scope"]
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+
+from ghostfs.content import BLOCK_SIZE, BlockList
+from ghostfs.errors import Superseded
+from ghostfs.mesh.blocks import BlockReader, BlockUnavailable
+from ghostfs.mesh.codec import encode_dirent, encode_fingerprint, encode_inode
+from ghostfs.mesh.compression import Compressor
+from ghostfs.model import Dirent, Inode, InodeId, Kind
+from ghostfs.v1 import mesh_pb2 as pb
+
+_SPOOL_MEMORY = 1 << 20
+_RECORD_BYTES = 64 << 10
+_EVENT_BYTES = 512 << 10
+"""A message is closed when it is this long; with one more block inline it stays below 1 MiB."""
+
+_TURN_BYTES = 1 << 20
+_PART_BYTES = 1 << 20
+"""A longer block list travels in parts of this size."""
+
+_INLINE_BUDGET = 32 << 20
+"""Content inline in one batch, which the node holds in memory; beyond it the node fetches."""
+
+_LENGTH_SIZE = 4
+_INODE_OVERHEAD = 96
+_DIRENT_OVERHEAD = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a batch covers: a delta, or one chunk of a snapshot; `fingerprint` is the hub's at `head`."""
+
+    epoch: int
+    since: int
+    head: int
+    fingerprint: int
+    committed_ns: int
+    snapshot: pb.SnapshotChunk | None = None
+
+
+class Outgoing:
+    """The messages of one batch, in turns of about 1 MiB.
+
+    `turn` and `close` block, so they belong in worker threads; they may be called from different ones.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        inodes: Iterable[Inode],
+        dirents: Iterable[Dirent],
+        *,
+        spool_dir: Path,
+        reader: BlockReader,
+        compressor: Compressor,
+        inline_max: int,
+        inline_above: int | None,
+    ) -> None:
+        """Content of at most `inline_max` bytes goes inline for files whose content changed after the
+        sequence `inline_above`, and for none when that is None. The reader is closed with this object."""
+        self.scope = scope
+        self.cells = 0
+        self.inline_bytes = 0
+        self._reader = reader
+        self._compressor = compressor
+        self._inline_max = min(inline_max, BLOCK_SIZE)
+        self._inline_above = inline_above
+        self._budget = _INLINE_BUDGET
+        self._lock = threading.Lock()
+        self._begun = False
+        self._ended = False
+        self._spool = SpooledTemporaryFile(max_size=_SPOOL_MEMORY, dir=spool_dir)  # noqa: SIM115 - closed by close
+        try:
+            self._fill(inodes, dirents)
+        except BaseException:
+            self.close()
+            raise
+        self._spool.seek(0)
+
+    def turn(self) -> tuple[list[pb.FollowEvent], bool]:
+        """The next messages, and whether they are the last."""
+        with self._lock:
+            if self._spool.closed:
+                return [], True
+            events: list[pb.FollowEvent] = []
+            if not self._begun:
+                self._begun = True
+                events.append(self._begin())
+            size = 0
+            while size < _TURN_BYTES and not self._ended:
+                event = self._read_record()
+                if event is None:
+                    self._ended = True
+                    fingerprint = encode_fingerprint(self.scope.fingerprint)
+                    events.append(pb.FollowEvent(end=pb.End(fingerprint=fingerprint)))
+                    break
+                if event.HasField("cells"):
+                    size += self._enrich(event.cells, events)
+                else:
+                    events.append(event)
+                    size += len(event.block_list.data)
+            return events, self._ended
+
+    def close(self) -> None:
+        """Give everything back; waits for a `turn` under way."""
+        with self._lock:
+            self._spool.close()
+            self._reader.close()
+
+    def _begin(self) -> pb.FollowEvent:
+        scope = self.scope
+        begin = pb.Begin(
+            epoch=scope.epoch, since=scope.since, head=scope.head, committed_unix_ns=scope.committed_ns
+        )
+        if scope.snapshot is None:
+            begin.delta = True
+        else:
+            begin.snapshot.CopyFrom(scope.snapshot)
+        return pb.FollowEvent(begin=begin)
+
+    def _fill(self, inodes: Iterable[Inode], dirents: Iterable[Dirent]) -> None:
+        cells = pb.Cells()
+        size = 0
+        for inode in inodes:
+            in_parts = len(inode.blocks) > _PART_BYTES
+            cells.inodes.append(encode_inode(inode, with_blocks=not in_parts))
+            self.cells += 1
+            size += _INODE_OVERHEAD + len(inode.target) + len(inode.xattrs)
+            size += 0 if in_parts else len(inode.blocks)
+            if in_parts or size > _RECORD_BYTES:
+                self._write_record(pb.FollowEvent(cells=cells))
+                cells, size = pb.Cells(), 0
+            if in_parts:
+                self._write_parts(inode)
+        for dirent in dirents:
+            cells.dirents.append(encode_dirent(dirent))
+            self.cells += 1
+            size += _DIRENT_OVERHEAD + len(dirent.name)
+            if size > _RECORD_BYTES:
+                self._write_record(pb.FollowEvent(cells=cells))
+                cells, size = pb.Cells(), 0
+        if cells.inodes or cells.dirents:
+            self._write_record(pb.FollowEvent(cells=cells))
+
+    def _write_parts(self, inode: Inode) -> None:
+        for at in range(0, len(inode.blocks), _PART_BYTES):
+            part = pb.BlockListPart(inode=inode.id, data=inode.blocks[at : at + _PART_BYTES])
+            self._write_record(pb.FollowEvent(block_list=part))
+
+    def _write_record(self, event: pb.FollowEvent) -> None:
+        data = event.SerializeToString()
+        self._spool.write(len(data).to_bytes(_LENGTH_SIZE, "big"))
+        self._spool.write(data)
+
+    def _read_record(self) -> pb.FollowEvent | None:
+        prefix = self._spool.read(_LENGTH_SIZE)
+        if not prefix:
+            return None
+        return pb.FollowEvent.FromString(self._spool.read(int.from_bytes(prefix, "big")))
+
+    def _enrich(self, cells: pb.Cells, events: list[pb.FollowEvent]) -> int:
+        """Append the cells as messages, with content where it belongs; returns their size."""
+        total = 0
+        message = pb.Cells()
+        size = 0
+        for cell in cells.inodes:
+            if self._goes_inline(cell):
+                self._add_content(cell)
+            message.inodes.append(cell)
+            size += _INODE_OVERHEAD + len(cell.blocks) + len(cell.xattrs) + len(cell.inline.data)
+            if size > _EVENT_BYTES:
+                events.append(pb.FollowEvent(cells=message))
+                total += size
+                message, size = pb.Cells(), 0
+        message.dirents.extend(cells.dirents)
+        size += sum(_DIRENT_OVERHEAD + len(cell.name) for cell in cells.dirents)
+        if message.inodes or message.dirents:
+            events.append(pb.FollowEvent(cells=message))
+        return total + size
+
+    def _goes_inline(self, cell: pb.InodeCell) -> bool:
+        return (
+            self._inline_above is not None
+            and cell.kind == Kind.FILE
+            and cell.content_seq > self._inline_above
+            and len(cell.blocks) > 0
+            and cell.size <= self._inline_max
+            and cell.size <= self._budget
+        )
+
+    def _add_content(self, cell: pb.InodeCell) -> None:
+        digest = BlockList.decode(cell.size, cell.blocks).get(0)
+        if digest is None:
+            return
+        try:
+            data = self._reader.read(InodeId(cell.id), 0, digest)
+        except Superseded:
+            cell.superseded = True
+            return
+        except BlockUnavailable:
+            return  # the node will fetch it, which waits for a rename to be committed
+        encoding, packed = self._compressor.encode(data)
+        cell.inline.encoding = encoding
+        cell.inline.data = packed
+        self._budget -= len(data)
+        self.inline_bytes += len(packed)
