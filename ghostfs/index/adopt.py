@@ -10,7 +10,7 @@ from pathlib import Path
 from ghostfs.errors import DriftError
 from ghostfs.index.fingerprint import dirent_term, inode_term
 from ghostfs.index.rows import SQL, dirent_of, inode_values, signed64
-from ghostfs.index.transaction import Transaction
+from ghostfs.index.transaction import Transaction, checks_range
 from ghostfs.model import HELD, ROOT, Dirent, Epoch, Inode, InodeId, Seq
 
 
@@ -44,6 +44,7 @@ class Adopt(Transaction):
         self._recount_held()
         return super().fingerprint
 
+    @checks_range
     def store_inode(self, inode: Inode) -> None:
         """Store an inode as given, sequences, origin, backing and blocks included."""
         values = inode_values(inode)
@@ -73,6 +74,7 @@ class Adopt(Transaction):
             self._maybe_held.add(inode.id)
         self._changed = True
 
+    @checks_range
     def store_dirent(self, dirent: Dirent) -> None:
         """Store a dirent or a tombstone as given, and take it off the stale ones.
 

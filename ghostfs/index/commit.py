@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ghostfs.index.fingerprint import dirent_term, inode_term
 from ghostfs.index.rows import SQL, inode_values, signed64
-from ghostfs.index.transaction import Transaction
+from ghostfs.index.transaction import Transaction, checks_range
 from ghostfs.model import NEVER, Epoch, Inode, InodeId, Replica, Seq
 
 
@@ -27,6 +27,7 @@ class Commit(Transaction):
         super().__init__(connection, path, keep_holders=keep_holders)
         self._replica = replica
 
+    @checks_range
     def put_inode(self, inode: Inode, *, attrs: bool, content: bool) -> Seq:
         """Commit an inode: the halves that the caller vouches for and that differ get the next sequence.
 
@@ -76,6 +77,7 @@ class Commit(Transaction):
         )
         return seq
 
+    @checks_range
     def put_dirent(
         self, parent: InodeId, name: bytes, inode: InodeId | None, *, origin: Replica | None = None
     ) -> Seq:

@@ -6,7 +6,7 @@ number of migrations we know. A file of a newer version is refused before SQLite
 
 from __future__ import annotations
 
-__all__ = ["Format", "connect", "create_database", "open_database"]
+__all__ = ["Format", "connect", "create_database", "open_database", "uri_of"]
 
 import os
 import sqlite3
@@ -46,11 +46,15 @@ class Format:
         return len(self.migrations)
 
 
+def uri_of(path: Path, mode: str) -> str:
+    """How SQLite is told of a file; `mode` is `ro`, `rw` or `rwc`. Paths need not be UTF-8."""
+    return f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+
+
 def connect(path: Path, mode: str, *, durable: bool = False) -> sqlite3.Connection:
     """A connection in explicit-transaction mode; `mode` is SQLite's `ro`, `rw` or `rwc`."""
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+        uri_of(path, mode), uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     for pragma in (
         f"busy_timeout={_BUSY_TIMEOUT_MS}",
@@ -66,10 +70,11 @@ def connect(path: Path, mode: str, *, durable: bool = False) -> sqlite3.Connecti
 
 
 def create_database(
-    path: Path, form: Format, fill: Callable[[sqlite3.Connection], object], *, durable: bool = False
-) -> sqlite3.Connection:
-    """Make a database with all tables and what `fill` puts in, and open it. Never half made: it is built
-    under another name and renamed when complete.
+    path: Path, form: Format, fill: Callable[[sqlite3.Connection], object], *, wal: bool = True
+) -> None:
+    """Make a database with all tables and what `fill` puts in, durably, and never half made.
+
+    It is built under another name and renamed when complete. `wal` lets readers and a writer work at once.
 
     Raises:
         FileExistsError: something is at `path`.
@@ -77,8 +82,8 @@ def create_database(
     if path.exists():
         raise FileExistsError(f"{path} is already there")
     new = path.with_name(path.name + ".new")
-    for leftover in (new, new.with_name(new.name + "-journal")):
-        leftover.unlink(missing_ok=True)
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
     try:
         connection = connect(new, "rwc", durable=True)
         try:
@@ -86,12 +91,18 @@ def create_database(
             connection.execute(f"PRAGMA application_id={form.application_id}")
             _migrate(connection, form)
             fill(connection)
+            if wal:
+                connection.execute("PRAGMA journal_mode=WAL")
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise translate(error, new) from error
     new.rename(path)
-    return open_database(path, form, durable=durable)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def open_database(
@@ -111,8 +122,6 @@ def open_database(
         raise translate(error, path) from error
     try:
         _check_version(connection, path, form, readonly=readonly)
-        if not readonly:
-            connection.execute("PRAGMA journal_mode=WAL")
         tables = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }

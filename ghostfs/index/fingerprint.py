@@ -32,7 +32,7 @@ _INODE = struct.Struct(">cQBQQHIIqIII").pack
 _DIRENT = struct.Struct(">cQQI").pack
 
 
-def inode_term(  # noqa: PLR0917 - a row, spread: keywords would cost as much as the hash
+def inode_term(
     id_: int,
     kind: int,
     size: int,

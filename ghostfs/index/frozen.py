@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from ghostfs.errors import IndexDamaged
 from ghostfs.index.damage import reports_damage, translate
-from ghostfs.index.database import Format, connect, create_database, open_database
+from ghostfs.index.database import Format, connect, create_database, open_database, uri_of
 from ghostfs.index.fingerprint import unpack
 from ghostfs.index.rows import INODE_FIXED, inode_of
 from ghostfs.index.state import State
@@ -95,10 +95,10 @@ def freeze(index: Path, path: Path) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
-    create_database(partial, FROZEN_FORMAT, lambda _: None).close()
+    create_database(partial, FROZEN_FORMAT, lambda _: None, wal=False)
     source = connect(index, "ro")
     try:
-        source.execute("ATTACH ? AS frozen", (f"file:{_quoted(partial)}?mode=rw",))
+        source.execute("ATTACH ? AS frozen", (uri_of(partial, "rw"),))
         source.execute("PRAGMA frozen.journal_mode=OFF")
         source.execute("PRAGMA frozen.synchronous=OFF")
         source.execute("BEGIN")
@@ -113,12 +113,6 @@ def freeze(index: Path, path: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def _quoted(path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(os.fsencode(path.absolute()))
 
 
 def _copy(source: sqlite3.Connection, index: Path) -> None:

@@ -120,9 +120,8 @@ class Members:
         """
         if not readonly and not path.exists():
             fill = ("INSERT INTO hub (hub_id, next_replica) VALUES (?, 1)", (secrets.token_bytes(16),))
-            connection = create_database(path, MEMBERS_FORMAT, lambda new: new.execute(*fill), durable=True)
-        else:
-            connection = open_database(path, MEMBERS_FORMAT, readonly=readonly, durable=True)
+            create_database(path, MEMBERS_FORMAT, lambda new: new.execute(*fill))
+        connection = open_database(path, MEMBERS_FORMAT, readonly=readonly, durable=True)
         return cls(connection, path)
 
     def close(self) -> None:

@@ -78,8 +78,8 @@ class Index:
                 (epoch or random_epoch(), replica, pack(0), first_id),
             )
 
-        connection = create_database(path, INDEX_FORMAT, fill, durable=durable)
-        return cls(connection, path, durable=durable, keep_holders=holders)
+        create_database(path, INDEX_FORMAT, fill)
+        return cls.open(path, durable=durable, holders=holders)
 
     @classmethod
     def open(

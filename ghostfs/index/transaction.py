@@ -6,15 +6,16 @@ or, if an exception leaves the block or the process is killed, not at all.
 
 from __future__ import annotations
 
-__all__ = ["Transaction"]
+__all__ = ["Transaction", "checks_range"]
 
+import functools
 import sqlite3
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, ParamSpec, Self, TypeVar
 
 from ghostfs.errors import InvalidCell
 from ghostfs.index import holders
@@ -24,8 +25,21 @@ from ghostfs.index.rows import SQL, signed64
 from ghostfs.index.state import State
 from ghostfs.model import ROOT, Backing, Epoch, InodeId, Seq
 
-OUT_OF_RANGE = (OverflowError, struct.error)
-"""What a number raises that fits neither the fingerprint's encoding nor an SQLite integer."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def checks_range(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a number that fits neither the fingerprint's encoding nor an SQLite integer raise `InvalidCell`."""
+
+    @functools.wraps(method)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(*args, **kwargs)
+        except (OverflowError, struct.error) as error:
+            raise InvalidCell(f"a number in {args[1:]} is out of range: {error}") from error
+
+    return checked
 
 
 class Transaction:
@@ -92,8 +106,6 @@ class Transaction:
             self._rollback()
             if isinstance(error, sqlite3.Error):
                 self._fail(error)
-            if isinstance(error, OUT_OF_RANGE):
-                raise InvalidCell(f"a number in a cell is out of range: {error}") from error
             return
         try:
             self._finish()
