@@ -366,19 +366,17 @@ def _explain(error: ValidationError, sources: Mapping[str, Source], path: Path) 
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         what = problem["msg"].removeprefix("Value error, ")
-        match sources.get(name):
-            case Source.FLAG:
-                where = f"--{name.replace('_', '-')}"
+        match sources.get(name, Source.DEFAULT):
             case Source.ENVIRONMENT:
-                where = f"{ENV_PREFIX}{name.upper()}"
+                where = f" (from {ENV_PREFIX}{name.upper()})"
             case Source.FILE:
-                where = f"{name} in {path}"
+                where = f" (from {path})"
             case _:
-                where = name
+                where = ""
         if problem["type"] == "extra_forbidden":
-            problems.append(f"{where}: there is no such setting; see docs/settings.md")
-        elif not where:
-            problems.append(what)
+            problems.append(f"there is no setting {name}{where}; docs/settings.md lists them all")
+        elif name:
+            problems.append(f"{name}={problem['input']!s}{where}: {what[:1].lower()}{what[1:]}")
         else:
-            problems.append(f"{where}={problem['input']!s}: {what[:1].lower()}{what[1:]}")
+            problems.append(what)
     return "; ".join(problems)
