@@ -1,0 +1,16 @@
+"""The mount: a live mirror as a filesystem of the kernel. pyfuse3 and trio are used here and nowhere else.
+
+    operations    one handler a request, each as thin as can be
+    attributes    stat results as the kernel wants them
+    handles       the numbers of open files and directories
+    overlay       `.skills`, the read-only registry at a session's root
+    polling       not sleeping between the requests of a busy client
+    control       the owner's socket: status, settle, unmount, new heads
+    preflight     what must hold before a mount is tried, each failure with its remedy
+    mounts        the kernel's mount table
+    serve         the life of a mount process, from taking the mirror to the last commit
+    lifecycle     `mount` and `unmount`, as the command line calls them
+    process       the start of a mount in the background, seen from both sides
+
+A mount is one process: pyfuse3 keeps its state in module globals.
+"""

@@ -1,0 +1,158 @@
+"""The kernel's mount table: which mounts are GhostFS's, whether their process lives, who uses them.
+
+Nothing here touches a mountpoint itself: that of a dead or stopped mount process would fail or hang.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FSTYPE", "Mounted", "detach", "find", "is_owned", "mounted", "source_name", "users_of"]
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from ghostfs.errors import MountError
+
+FSTYPE = "fuse.ghostfs"
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the mount table."""
+
+    path: Path
+    fstype: str
+    source: str
+    device: str
+    """`major:minor`."""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.fstype == FSTYPE and self.source.count(":") >= 2
+
+    @property
+    def session(self) -> str:
+        """The session mounted there; for our mounts only."""
+        return self.source.split(":", 2)[1]
+
+    @property
+    def state(self) -> Path:
+        """The folder of the session's index and control socket; for our mounts only."""
+        return Path(unquote(self.source.split(":", 2)[2]))
+
+
+def source_name(session: str, state: Path) -> str:
+    """What the mount table shows as the source: enough to find the owner again, in ASCII without commas."""
+    return f"ghostfs:{session}:{quote(str(state), safe='/')}"
+
+
+def mounted() -> list[Mounted]:
+    """The mount table, in order: of two at one path, the later covers the earlier."""
+    found = []
+    for line in _MOUNTINFO.read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        fields = before.split(b" ")
+        fstype, source = after.split(b" ")[:2]
+        path = Path(os.fsdecode(_unescape(fields[4])))
+        found.append(Mounted(path, fstype.decode(), os.fsdecode(_unescape(source)), fields[2].decode()))
+    return found
+
+
+def find(path: Path) -> Mounted | None:
+    """What is mounted at exactly `path` (absolute, links resolved); the topmost if several are."""
+    return next((entry for entry in reversed(mounted()) if entry.path == path), None)
+
+
+def is_owned(owner_lock: Path) -> bool:
+    """Whether a process owns the mirror whose lock this is, as far as we may look."""
+    try:
+        fd = os.open(owner_lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # another user's: leave it alone
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def detach(path: Path, *, lazy: bool) -> None:
+    """Unmounts what is at `path`; lazily: takes it out of the tree now, whoever uses it.
+
+    Raises:
+        OSError: EBUSY when it is in use; EINVAL when nothing is mounted there.
+        MountError: it cannot be done with the rights or tools there are.
+    """
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)) != 0:
+            code = ctypes.get_errno()
+            if code != errno.EPERM:
+                raise OSError(code, os.strerror(code), os.fspath(path))
+        else:
+            return
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise MountError("fusermount3 is not installed: install the system package fuse3")
+    arguments = [program, "-u", *(["-z"] if lazy else []), "--", os.fspath(path)]
+    done = subprocess.run(arguments, capture_output=True, check=False)
+    if done.returncode == 0:
+        return
+    reason = done.stderr.decode("utf-8", "replace").strip()
+    if "busy" in reason.lower():
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), os.fspath(path))
+    raise MountError(f"{path} cannot be unmounted: {reason}")
+
+
+def users_of(path: Path, limit: int = 3) -> list[str]:
+    """Some processes that have a file or their working directory below `path`, as `name (pid)`.
+
+    Only those that we may look at; never ourselves.
+    """
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal() or int(process.name) == os.getpid():
+            continue
+        if _uses(process, path):
+            try:
+                name = (process / "comm").read_text().strip()
+            except OSError:
+                continue
+            found.append(f"{name} ({process.name})")
+            if len(found) == limit:
+                break
+    return found
+
+
+def _uses(process: Path, path: Path) -> bool:
+    below = f"{path}/"
+    try:
+        links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
+    except OSError:
+        return False
+    for link in links:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target == str(path) or target.startswith(below):
+            return True
+    return False
+
+
+def _unescape(field: bytes) -> bytes:
+    return _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field)

@@ -1,0 +1,397 @@
+"""The handlers of the kernel's requests: the translation from FUSE to the live mirror, and nothing else.
+
+`OSError` becomes its errno here and nowhere else. Any other exception is a bug: it is logged with its
+traceback, counted, and answered with EIO; the mount lives. Handlers run on the loop's thread and do not
+await, so each is atomic to the others; only what may block for long goes to a worker thread.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Operations"]
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import pyfuse3
+import structlog
+import trio
+from pyfuse3 import FUSEError
+
+from ghostfs.fs.attributes import NO_ENTRY, entry_of, statvfs_of
+from ghostfs.fs.handles import HandleTable, OpenDirectory
+from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
+from ghostfs.mirror.live import Mirror
+from ghostfs.model import ROOT, InodeId
+from ghostfs.names import OVERLAY
+
+log = structlog.get_logger(__name__)
+
+_IGNORED_FLAGS: Final = ~(os.O_DIRECT | os.O_SYNC | os.O_APPEND | os.O_NOATIME)
+"""Open flags that are the kernel's affair: it aligns and appends itself, and follows a synchronous write
+with a request to fsync."""
+
+_NO_PARENT_INODE: Final = 0xFFFF_FFFF
+"""What readdir shows for `..`, as libfuse does where the number is not known."""
+
+_Answer = Callable[..., Coroutine[Any, Any, Any]]
+
+
+def _handler(function: Callable[..., Any]) -> _Answer:
+    operation = function.__name__
+
+    async def handle(self: Operations, *arguments: Any) -> Any:
+        self.requests += 1
+        try:
+            return function(self, *arguments)
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except FUSEError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is, the mount lives)
+            raise FUSEError(self.bug(operation, error)) from None
+
+    return handle
+
+
+def _blocking_handler(function: Callable[..., Awaitable[Any]]) -> _Answer:
+    operation = function.__name__
+
+    async def handle(self: Operations, *arguments: Any) -> Any:
+        self.requests += 1
+        try:
+            return await function(self, *arguments)
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except Exception as error:  # noqa: BLE001 (whatever it is, the mount lives)
+            raise FUSEError(self.bug(operation, error)) from None
+
+    return handle
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount. Whoever runs pyfuse3's loop owns it; `requests` and `bugs` count."""
+
+    supports_dot_lookup = False
+
+    def __init__(
+        self, mirror: Mirror, overlay: Overlay, *, xattrs: bool = False, writeback: bool = False
+    ) -> None:
+        super().__init__()
+        self.enable_writeback_cache = writeback
+        self.requests = 0
+        self.bugs = 0
+        self._mirror = mirror
+        self._overlay = overlay
+        self._xattrs = xattrs
+        self._handles = HandleTable()
+        self._files = self._handles.files
+        self._lookups: dict[int, int] = {}
+        self._threads = trio.CapacityLimiter(16)
+
+    @property
+    def open_files(self) -> int:
+        """How many files are open."""
+        return len(self._files)
+
+    def bug(self, operation: str, error: Exception) -> int:
+        """Logs and counts an exception that nobody foresaw; the errno to answer with."""
+        self.bugs += 1
+        log.error("handler_failed", operation=operation, exc_info=error)
+        return errno.EIO
+
+    # --- names -----------------------------------------------------------------------------------------
+
+    @_handler
+    def lookup(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if claims(parent, name):
+            return self._overlay.lookup(parent, name)
+        found = self._mirror.lookup(parent, name)
+        if found is None:
+            return NO_ENTRY
+        return self._known(*found)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Never raises: nobody could be told."""
+        lookups = self._lookups
+        for inode, count in inode_list:
+            if is_virtual(inode):
+                self._overlay.forget(inode, count)
+                continue
+            left = lookups.get(inode, 0) - count
+            if left > 0:
+                lookups[inode] = left
+                continue
+            lookups.pop(inode, None)
+            try:
+                self._mirror.forget(InodeId(inode))
+            except Exception as error:  # noqa: BLE001 (see above)
+                self.bug("forget", error)
+
+    @_handler
+    def mknod(
+        self, parent: InodeId, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if claims(parent, name):
+            refuse()
+        return self._known(*self._mirror.mknod(parent, name, mode, rdev, ctx.uid, ctx.gid))
+
+    @_handler
+    def mkdir(
+        self, parent: InodeId, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if claims(parent, name):
+            refuse()
+        return self._known(*self._mirror.mkdir(parent, name, stat.S_IMODE(mode), ctx.uid, ctx.gid))
+
+    @_handler
+    def symlink(
+        self, parent: InodeId, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if claims(parent, name):
+            refuse()
+        return self._known(*self._mirror.symlink(parent, name, target, ctx.uid, ctx.gid))
+
+    @_handler
+    def link(
+        self, inode: InodeId, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if is_virtual(inode) or claims(parent, name):
+            refuse()
+        return self._known(inode, self._mirror.link(inode, parent, name))
+
+    @_handler
+    def unlink(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
+        if claims(parent, name):
+            refuse()
+        self._mirror.unlink(parent, name)
+
+    @_handler
+    def rmdir(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
+        if claims(parent, name):
+            refuse()
+        self._mirror.rmdir(parent, name)
+
+    @_handler
+    def rename(
+        self,
+        parent: InodeId,
+        name: bytes,
+        new_parent: InodeId,
+        new_name: bytes,
+        flags: int,
+        _ctx: pyfuse3.RequestContext,
+    ) -> None:
+        if claims(parent, name) or claims(new_parent, new_name):
+            refuse()
+        self._mirror.rename(parent, name, new_parent, new_name, flags)
+
+    @_handler
+    def readlink(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> bytes:
+        if is_virtual(inode):
+            return self._overlay.readlink(inode)
+        return self._mirror.readlink(inode)
+
+    # --- attributes ------------------------------------------------------------------------------------
+
+    @_handler
+    def getattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if is_virtual(inode):
+            return self._overlay.getattr(inode)
+        return entry_of(inode, self._mirror.getattr(inode))
+
+    @_handler
+    def setattr(
+        self,
+        inode: InodeId,
+        wanted: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        _ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        if is_virtual(inode):
+            refuse()
+        st = self._mirror.setattr(
+            inode,
+            mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
+            uid=wanted.st_uid if fields.update_uid else None,
+            gid=wanted.st_gid if fields.update_gid else None,
+            size=wanted.st_size if fields.update_size else None,
+            atime_ns=wanted.st_atime_ns if fields.update_atime else None,
+            mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
+            handle=None if fh is None else self._files.get(fh),
+        )
+        return entry_of(inode, st)
+
+    @_handler
+    def statfs(self, _ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        return statvfs_of(self._mirror.statfs())
+
+    @_handler
+    def access(self, _inode: InodeId, _mode: int, _ctx: pyfuse3.RequestContext) -> bool:
+        # The kernel checks permissions itself, and after this answer never asks again.
+        raise FUSEError(errno.ENOSYS)
+
+    # --- open files ------------------------------------------------------------------------------------
+
+    @_handler
+    def create(
+        self, parent: InodeId, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        if claims(parent, name):
+            refuse()
+        permissions = stat.S_IMODE(mode)
+        inode, st, handle = self._mirror.create(
+            parent, name, permissions, flags & _IGNORED_FLAGS, ctx.uid, ctx.gid
+        )
+        return pyfuse3.FileInfo(fh=self._handles.add_file(handle)), self._known(inode, st)
+
+    @_handler
+    def open(self, inode: InodeId, flags: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        # keep_cache is pyfuse3's default: content changes through this mount, or the inode gets another id.
+        if is_virtual(inode):
+            file = self._overlay.open(inode, flags)
+            return pyfuse3.FileInfo(fh=self._handles.add_overlay(file), keep_cache=False)
+        handle = self._mirror.open_file(inode, flags & _IGNORED_FLAGS)
+        return pyfuse3.FileInfo(fh=self._handles.add_file(handle))
+
+    @_handler
+    def read(self, fh: int, offset: int, size: int) -> bytes:
+        handle = self._files.get(fh)
+        if handle is None:
+            return self._handles.overlay_file(fh).read(offset, size)
+        return self._mirror.read(handle, offset, size)
+
+    @_handler
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        handle = self._files.get(fh)
+        if handle is None:
+            refuse()
+        return self._mirror.write(handle, offset, data)
+
+    @_handler
+    def flush(self, _fh: int) -> None:
+        # Content settles at release; after this answer close(2) makes no request of its own.
+        raise FUSEError(errno.ENOSYS)
+
+    @_handler
+    def release(self, fh: int) -> None:
+        handle = self._files.pop(fh, None)
+        if handle is None:
+            self._handles.overlay_file(fh).close()
+            del self._handles.overlay[fh]
+        else:
+            self._mirror.release(handle)
+
+    @_blocking_handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        handle = self._files.get(fh)
+        if handle is not None:
+            await self._in_thread(lambda: self._mirror.fsync(handle, datasync=datasync))
+
+    # --- directories -----------------------------------------------------------------------------------
+
+    @_handler
+    def opendir(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> int:
+        return self._handles.add_directory(OpenDirectory(inode))
+
+    @_handler
+    def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        """Positions are indexes into a snapshot of names; each entry is looked up as it is told, because
+        attributes that the kernel is told must be those of now."""
+        directory = self._handles.directory(fh)
+        entries = directory.entries
+        if entries is None or start == 0:
+            entries = directory.entries = self._list(directory.inode)
+        reply = pyfuse3.readdir_reply
+        for position in range(start, len(entries)):
+            name, inode = entries[position]
+            entry = self._listed(directory.inode, name, inode)
+            if entry is None:
+                continue
+            if not reply(token, name, entry, position + 1):
+                return
+            if position > 1:
+                self._count(entry.st_ino)
+
+    @_handler
+    def releasedir(self, fh: int) -> None:
+        self._handles.directories.pop(fh, None)
+
+    @_blocking_handler
+    async def fsyncdir(self, fh: int, _datasync: bool) -> None:
+        inode = self._handles.directory(fh).inode
+        if not is_virtual(inode):
+            await self._in_thread(lambda: self._mirror.fsync_directory(inode))
+
+    # --- extended attributes ---------------------------------------------------------------------------
+
+    @_handler
+    def getxattr(self, inode: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> bytes:
+        if not self._xattrs:
+            raise FUSEError(errno.ENOSYS)  # never asked again: else the kernel asks before every write
+        if is_virtual(inode):
+            raise FUSEError(errno.ENODATA)
+        return self._mirror.getxattr(inode, name)
+
+    @_handler
+    def listxattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        if not self._xattrs:
+            raise FUSEError(errno.ENOSYS)
+        return [] if is_virtual(inode) else self._mirror.listxattr(inode)
+
+    @_handler
+    def setxattr(self, inode: InodeId, name: bytes, value: bytes, _ctx: pyfuse3.RequestContext) -> None:
+        self._check_xattr(inode)
+        self._mirror.setxattr(inode, name, value)
+
+    @_handler
+    def removexattr(self, inode: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
+        self._check_xattr(inode)
+        self._mirror.removexattr(inode, name)
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _known(self, inode: InodeId, st: os.stat_result) -> pyfuse3.EntryAttributes:
+        """An answer by which the kernel learns of an inode."""
+        self._lookups[inode] = self._lookups.get(inode, 0) + 1
+        return entry_of(inode, st)
+
+    def _count(self, inode: int) -> None:
+        if is_virtual(inode):
+            self._overlay.count(inode)
+        else:
+            self._lookups[inode] = self._lookups.get(inode, 0) + 1
+
+    def _list(self, inode: InodeId) -> list[tuple[bytes, InodeId]]:
+        entries = [(b".", inode), (b"..", InodeId(_NO_PARENT_INODE))]
+        if is_virtual(inode):
+            return entries + [(name, InodeId(0)) for name in self._overlay.readdir(inode)]
+        entries += self._mirror.readdir(inode)
+        if inode == ROOT:
+            entries = [item for item in entries if not claims(ROOT, item[0])]
+            entries.append((OVERLAY, self._overlay.top))
+        return entries
+
+    def _listed(self, directory: InodeId, name: bytes, inode: InodeId) -> pyfuse3.EntryAttributes | None:
+        """The attributes to list a name with; None if it has gone since the snapshot."""
+        if name in (b".", b".."):
+            entry = pyfuse3.EntryAttributes()
+            entry.st_ino, entry.st_mode = inode, stat.S_IFDIR
+            return entry
+        if claims(directory, name):
+            entry = self._overlay.entry(directory, name)
+            return entry if entry.st_ino else None
+        st = self._mirror.entry(directory, name, inode)
+        return None if st is None else entry_of(inode, st)
+
+    def _check_xattr(self, inode: InodeId) -> None:
+        if is_virtual(inode):
+            refuse()
+        if not self._xattrs:
+            raise FUSEError(errno.EOPNOTSUPP)
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(work, limiter=self._threads)

@@ -1,0 +1,47 @@
+"""What a mount is asked to be, as a value that can be handed to another process."""
+
+from __future__ import annotations
+
+__all__ = ["MountOptions"]
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ghostfs.mirror.session import MirrorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """One mount. Settings have the names and meanings of `docs/settings.md`; paths are absolute.
+
+    `log_file` None: the session's own log file for a mount in the background, standard error otherwise.
+    """
+
+    session: str
+    mountpoint: Path
+    data_dir: Path
+    foreground: bool = False
+    create: bool = False
+    writeback: bool = False
+    xattrs: bool = False
+    allow_other: bool = False
+    poll_us: int = 30
+    metrics_listen: str = ""
+    log_level: str = "info"
+    log_format: str = "auto"
+    log_file: Path | None = None
+    mirror: MirrorSettings = field(default_factory=MirrorSettings)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> MountOptions:
+        """The inverse of `to_json`."""
+        values: dict[str, Any] = json.loads(text)
+        values["mirror"] = MirrorSettings(**values["mirror"])
+        for name in ("mountpoint", "data_dir", "log_file"):
+            values[name] = None if values[name] is None else Path(values[name])
+        return cls(**values)

@@ -1,0 +1,137 @@
+"""What must hold before a mount is tried. Each failure is one line that says what to do."""
+
+from __future__ import annotations
+
+__all__ = ["check", "resolve"]
+
+import errno
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import structlog
+
+from ghostfs.errors import MountError, SessionBusy, SessionNotFound
+from ghostfs.fs.mounts import detach, find, is_owned, mounted
+from ghostfs.mirror.layout import DataDir, SessionLayout
+
+log = structlog.get_logger(__name__)
+
+_DEVICE = Path("/dev/fuse")
+_FUSE_CONF = Path("/etc/fuse.conf")
+
+
+def resolve(path: Path) -> Path:
+    """Absolute and without links, also where a dead mount is in the way."""
+    return Path(os.path.realpath(path))
+
+
+def check(session: str, mountpoint: Path, data_dir: Path, *, create: bool, allow_other: bool) -> Path:
+    """The resolved mountpoint, ready to be mounted on; a dead mount of ours there is cleared first.
+
+    Raises:
+        SessionNotFound, SessionBusy, InvalidName, MountError: with what to do.
+    """
+    layout = DataDir(data_dir).session(session)
+    if not create and not layout.tree.is_dir():
+        raise SessionNotFound(
+            f"there is no session {session} in {data_dir}: make it with --create, or `ghostfs session create {session}`"
+        )
+    mountpoint = resolve(mountpoint)
+    _clear_stale(session, mountpoint, layout)
+    _check_mountpoint(mountpoint, layout)
+    _check_free(session, layout)
+    _check_rights(allow_other=allow_other)
+    return mountpoint
+
+
+def _clear_stale(session: str, mountpoint: Path, layout: SessionLayout) -> None:
+    while (entry := find(mountpoint)) is not None:
+        if not entry.is_ours:
+            if entry.fstype.startswith("fuse") or not _is_plain(mountpoint):
+                raise MountError(
+                    f"{mountpoint} is a mountpoint already ({entry.fstype}): unmount that, or use another directory"
+                )
+            return
+        if is_owned(entry.state / "owner.lock"):
+            kind = SessionBusy if entry.state == layout.state else MountError
+            raise kind(
+                f"session {entry.session} is already mounted at {mountpoint}: "
+                + ("use it there" if entry.session == session else "use another directory")
+                + f", or `ghostfs umount {mountpoint}` first"
+            )
+        detach(mountpoint, lazy=True)
+        log.warning("stale_mount_cleared", mountpoint=str(mountpoint), session=entry.session)
+
+
+def _is_plain(mountpoint: Path) -> bool:
+    """Whether what is mounted there is an ordinary, empty filesystem, on which one may mount."""
+    return mountpoint.is_dir() and os.access(mountpoint, os.R_OK)
+
+
+def _check_mountpoint(mountpoint: Path, layout: SessionLayout) -> None:
+    try:
+        mode = mountpoint.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise MountError(f"{mountpoint} is not a directory: name an empty directory to mount on")
+        with os.scandir(mountpoint) as entries:
+            occupied = next(entries, None) is not None
+    except FileNotFoundError:
+        raise MountError(f"{mountpoint} does not exist: make it with `mkdir -p {mountpoint}`") from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(
+                f"{mountpoint} is a dead mount: clear it with `fusermount3 -uz {mountpoint}`"
+            ) from None
+        raise MountError(f"{mountpoint} cannot be used: {error.strerror}") from None
+    state = resolve(layout.state)
+    if mountpoint == state or state in mountpoint.parents:
+        raise MountError(
+            f"{mountpoint} lies inside the session's own files: mount on a directory outside {state}"
+        )
+    if occupied:
+        raise MountError(f"{mountpoint} is not empty: mount on an empty directory")
+    if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):
+        raise MountError(f"{mountpoint} is not writable by you: mount on a directory of your own")
+
+
+def _check_free(session: str, layout: SessionLayout) -> None:
+    if not is_owned(layout.owner_lock):
+        return
+    for entry in mounted():
+        if entry.is_ours and entry.state == layout.state:
+            raise SessionBusy(
+                f"session {session} is already mounted at {entry.path}: "
+                f"use it there, or `ghostfs umount {entry.path}` first"
+            )
+
+
+def _check_rights(*, allow_other: bool) -> None:
+    if not _DEVICE.exists():
+        raise MountError(
+            "there is no /dev/fuse: load the kernel module with `modprobe fuse`, "
+            "or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
+        )
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise MountError(
+            f"/dev/fuse cannot be opened ({error.strerror}): as root, `chmod 666 /dev/fuse`, "
+            "or let the container use the device"
+        ) from None
+    if os.geteuid() == 0:
+        return
+    if shutil.which("fusermount3") is None:
+        raise MountError("fusermount3 is not installed: as root, `apt install fuse3`")
+    if allow_other and not _user_allow_other():
+        raise MountError(
+            "allow_other is for root only here: as root, put a line `user_allow_other` into /etc/fuse.conf"
+        )
+
+
+def _user_allow_other() -> bool:
+    try:
+        return any(line.strip() == "user_allow_other" for line in _FUSE_CONF.read_text().splitlines())
+    except OSError:
+        return False

@@ -1,0 +1,243 @@
+"""The life of a mount process: take the mirror, mount, serve, drain, commit, end.
+
+However it is asked to end (SIGTERM, SIGINT, SIGHUP, the control socket, fusermount3 -u), the same happens:
+no new request comes in, everything settles and is committed, the index is marked clean.
+"""
+
+from __future__ import annotations
+
+__all__ = ["serve"]
+
+import errno
+import gc
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyfuse3
+import structlog
+import trio
+
+from ghostfs.errors import MountError
+from ghostfs.fs.control import ControlServer, Heads
+from ghostfs.fs.mounts import detach, find, source_name, users_of
+from ghostfs.fs.operations import Operations
+from ghostfs.fs.options import MountOptions
+from ghostfs.fs.overlay import Overlay
+from ghostfs.fs.polling import install
+from ghostfs.index import Index, State
+from ghostfs.mirror.layout import DataDir
+from ghostfs.mirror.session import OwnedMirror
+from ghostfs.mirror.syscalls import syncfs
+from ghostfs.model import ROOT
+from ghostfs.v1 import control_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+_TASKS = 64
+"""Most requests in progress at once; only those that wait for the disk (fsync) ever overlap."""
+
+_SWITCH_INTERVAL_S = 0.0005
+"""How long the capture thread may keep the interpreter from the request loop."""
+
+_READ_AHEAD_KIB = 1024
+"""What the kernel reads ahead of a sequential reader; its default is 128. One request carries 1 MiB."""
+
+
+def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None]) -> None:
+    """Mounts at `mountpoint` (which has passed `preflight.check`) and returns once it has ended cleanly.
+
+    `on_ready` is called, in a worker thread, when the mount answers; if it raises OSError, nobody waits for
+    the mount any more, and it ends.
+
+    Raises:
+        GhostError: the mirror cannot be opened, or the mount cannot be made.
+    """
+    layout = DataDir(options.data_dir).session(options.session)
+    _prepare_process()
+    owned = OwnedMirror.open(layout, options.mirror)
+    try:
+        _Mount(options, owned, mountpoint, on_ready).run()
+    finally:
+        clean = owned.close()
+    log.info("unmounted", session=options.session, mountpoint=str(mountpoint), clean=clean)
+
+
+def _prepare_process() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.umask(0)  # the kernel has applied the caller's
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+class _Mount:
+    """One mount being served; the owner that the control socket speaks for."""
+
+    def __init__(
+        self,
+        options: MountOptions,
+        owned: OwnedMirror,
+        mountpoint: Path,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._options = options
+        self._owned = owned
+        self._layout = owned.layout
+        self._mountpoint = mountpoint
+        self._on_ready = on_ready
+        self._started_ns = time.time_ns()
+        self._detached = False
+        overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other)
+        self._operations = Operations(
+            owned.mirror, overlay, xattrs=options.xattrs, writeback=options.writeback
+        )
+
+    def run(self) -> None:
+        """Mounts, and serves until the mount has ended."""
+        install(self._options.poll_us)
+        fuse_options = {
+            f"fsname={source_name(self._options.session, self._layout.state)}",
+            "subtype=ghostfs",
+            "default_permissions",
+        }
+        if self._options.allow_other:
+            fuse_options.add("allow_other")
+        _mount(self._operations, self._mountpoint, fuse_options)
+        try:
+            trio.run(self._serve)
+        finally:
+            pyfuse3.close(unmount=not self._detached)
+
+    async def _serve(self) -> None:
+        with Index.open(self._layout.index_db, readonly=True) as index:
+            self._heads = Heads(trio.lowlevel.current_trio_token(), index.state())
+        self._owned.capture.listeners.append(self._heads.publish)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(ControlServer(self._layout.control_socket, self, self._heads).serve)
+            await nursery.start(self._await_signals)
+            nursery.start_soon(self._announce)
+            await pyfuse3.main(min_tasks=1, max_tasks=_TASKS)
+            nursery.cancel_scope.cancel()
+
+    async def _await_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("signal_received", signal=signal.Signals(number).name)
+                await self._end()
+
+    async def _announce(self) -> None:
+        # From a thread: a request to our own mount must never come from the loop that would answer it.
+        await trio.to_thread.run_sync(self._prove_alive)
+        gc.collect()
+        gc.freeze()
+        try:
+            await trio.to_thread.run_sync(self._on_ready)
+        except OSError:
+            log.warning("mount_given_up", reason="whoever started it has gone")
+            await self._end()
+            return
+        log.info("mounted", session=self._options.session, mountpoint=str(self._mountpoint))
+
+    def _prove_alive(self) -> None:
+        if os.stat(self._mountpoint).st_ino != ROOT:
+            raise MountError(f"{self._mountpoint} does not answer: something else was mounted over it")
+        entry = find(self._mountpoint)
+        if entry is not None:
+            _raise_read_ahead(entry.device)
+
+    async def _end(self) -> None:
+        """Leaves the tree of mounts, whoever still has files open, and stops serving."""
+        await trio.to_thread.run_sync(self._leave)
+        pyfuse3.terminate()
+
+    def _leave(self) -> None:
+        self._flush_kernel()
+        try:
+            detach(self._mountpoint, lazy=True)
+            self._detached = True
+        except (OSError, MountError) as error:
+            log.warning("detach_failed", mountpoint=str(self._mountpoint), error=str(error))
+
+    def _flush_kernel(self) -> None:
+        """What the kernel still holds of our files (memory maps, the writeback cache) is written to us."""
+        try:
+            fd = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return  # the mount is gone: nothing is held
+        try:
+            if os.fstat(fd).st_ino == ROOT:
+                syncfs(fd)
+        except OSError as error:
+            log.warning("kernel_flush_failed", error=str(error))
+        finally:
+            os.close(fd)
+
+    # --- control.Owner ---------------------------------------------------------------------------------
+
+    def status(self) -> pb.OwnerStatus:
+        """Counters; quick."""
+        return pb.OwnerStatus(
+            pid=os.getpid(),
+            mountpoint=str(self._mountpoint),
+            started_unix_ns=self._started_ns,
+            dirty_inodes=len(self._owned.working),
+            open_files=self._operations.open_files,
+            requests=self._operations.requests,
+        )
+
+    def state(self) -> State:
+        """Epoch and head as they are committed; quick."""
+        return self._heads.latest
+
+    def settle_blocking(self) -> None:
+        """Commits everything that is dirty now."""
+        self._flush_kernel()
+        self._owned.capture.drain()
+
+    def unmount_blocking(self) -> None:
+        """Takes the mount out of the tree; the kernel then ends the request loop.
+
+        Raises:
+            MountError: it is in use, and by whom as far as can be seen.
+        """
+        try:
+            detach(self._mountpoint, lazy=False)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            users = users_of(self._mountpoint)
+            by = f" by {', '.join(users)}" if users else ""
+            raise MountError(
+                f"{self._mountpoint} is in use{by}: close the files that are open in it and try again"
+            ) from None
+        self._detached = True
+
+
+def _mount(operations: Operations, mountpoint: Path, options: set[str]) -> None:
+    """pyfuse3.init, with what libfuse and fusermount3 say on standard error as the reason of a failure."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            pyfuse3.init(operations, str(mountpoint), options)
+        except RuntimeError as error:
+            said.seek(0)
+            reason = said.read().decode("utf-8", "replace").strip().replace("\n", "; ") or str(error)
+            raise MountError(f"{mountpoint} cannot be mounted on: {reason}") from None
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _raise_read_ahead(device: str) -> None:
+    try:
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(_READ_AHEAD_KIB))
+    except OSError:
+        log.debug("read_ahead_unchanged", device=device)  # for root alone
