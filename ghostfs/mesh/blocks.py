@@ -120,9 +120,11 @@ class BlockReader:
     def _open(self, inode: InodeId) -> _Open | None:
         with self._indexes.use() as rows:
             row = rows.inode_light(inode)
-            places = rows.links(inode) if row is not None and row.kind is Kind.FILE else []
+            if row is None or row.kind is not Kind.FILE:
+                return None
+            places = rows.links(inode)
         found: _Open | None = None
-        for parent, name in places if row is not None else ():
+        for parent, name in places:
             fd = self._open_at(parent, name)
             if fd is None:
                 continue

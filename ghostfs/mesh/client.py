@@ -35,6 +35,7 @@ def hub_status(hub: str | Path, timeout: float = 5.0) -> HubStatus:
 def _status(target: str, shown: str, timeout: float) -> HubStatus:
     with grpc.insecure_channel(target, options=client_options()) as channel:
         try:
-            return HubStatus.from_reply(rpc.MeshStub(channel).Status(pb.StatusRequest(), timeout=timeout))
+            stub = rpc.MeshStub(channel)  # type: ignore[no-untyped-call]
+            return HubStatus.from_reply(stub.Status(pb.StatusRequest(), timeout=timeout))
         except grpc.RpcError as error:
             raise peer_error(error, shown) from error

@@ -113,7 +113,9 @@ def decode_inode(cell: pb.InodeCell, head: int, blocks: bytes | None = None) -> 
     check_number("inode id", cell.id, 1)
     check_number("size", cell.size)
     if not 1 <= cell.attr_seq <= head or not 1 <= cell.content_seq <= head:
-        raise InvalidCell(f"inode {cell.id}: sequences {cell.attr_seq}, {cell.content_seq} not in 1..{head}")
+        raise InvalidCell(
+            f"inode {cell.id}: sequences {cell.attr_seq}, {cell.content_seq} not in 1..{head}"
+        )
     if cell.mode > _MODE_MAX or cell.origin > _ORIGIN_MAX or len(cell.xattrs) > _XATTRS_MAX:
         raise InvalidCell(f"inode {cell.id}: mode, origin or attributes out of range")
     if cell.id == ROOT and kind is not Kind.DIRECTORY:

@@ -10,7 +10,7 @@ __all__ = ["FollowStream", "HubLimits", "SessionSource"]
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import structlog
 
 from ghostfs import metrics
 from ghostfs.errors import InvalidCell, SessionNotFound
-from ghostfs.index import CursorTooOld, Frozen
+from ghostfs.index import CursorTooOld, Delta, DeltaStream, Frozen
 from ghostfs.mesh.blocks import BlockReader
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.compression import Compressor
@@ -31,7 +31,7 @@ from ghostfs.mesh.roster import Attendance
 from ghostfs.mesh.snapshots import Snapshot, SnapshotStore
 from ghostfs.mesh.workers import Workers
 from ghostfs.mirror.layout import SessionLayout
-from ghostfs.model import Cursor, Epoch, Seq
+from ghostfs.model import Cursor, Dirent, Epoch, Inode, Seq
 from ghostfs.v1 import mesh_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,9 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 10.0
 _CHUNK_BYTES = 4 << 20
 """Encoded cells in one snapshot chunk; long block lists make a chunk shorter than its number of cells."""
+
+_IN_MEMORY_CELLS = 4096
+"""A larger delta is streamed from the index into the spool, through a connection of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Wire(Protocol):
     async def write(self, event: pb.FollowEvent) -> None: ...
 
 
-StoreCursor = Callable[[Cursor], Awaitable[None]]
+StoreCursor = Callable[[Cursor, bytes], Awaitable[None]]
 
 
 class FollowStream:
@@ -155,13 +158,19 @@ class FollowStream:
     def _read_delta(self, cursor: Cursor) -> Outgoing | None:
         """The delta since the cursor; None when only a snapshot will do."""
         with self._source.indexes.use() as index:
-            if index.epoch != cursor.epoch or index.delta_size(cursor.seq) > self._limits.delta_max_cells:
+            size = index.delta_size(cursor.seq)
+            if size > self._limits.delta_max_cells:
                 return None
-            delta = index.delta_since(cursor.seq)
-            if delta.epoch != cursor.epoch:
-                return None
-            scope = Scope(delta.epoch, cursor.seq, delta.head, delta.fingerprint, delta.committed_ns)
-            return self._outgoing(scope, delta.inodes, delta.dirents, inline_above=cursor.seq)
+            if size <= _IN_MEMORY_CELLS:
+                return self._of_delta(cursor, index.delta_since(cursor.seq))
+            with index.stream_since(cursor.seq) as stream:
+                return self._of_delta(cursor, stream)
+
+    def _of_delta(self, cursor: Cursor, delta: Delta | DeltaStream) -> Outgoing | None:
+        if delta.epoch != cursor.epoch:
+            return None
+        scope = Scope(delta.epoch, cursor.seq, delta.head, delta.fingerprint, delta.committed_ns)
+        return self._outgoing(scope, delta.inodes, delta.dirents, inline_above=cursor.seq)
 
     async def _snapshot(self, resume: pb.SnapshotPosition | None) -> Cursor | None:
         """Send a snapshot to its end; the cursor after it, None when the node left."""
@@ -190,6 +199,8 @@ class FollowStream:
                 cursor = await self._deliver(outgoing)
                 if cursor is None:
                     return None
+            state = snapshot.frozen.state
+            self._source.watch.observe(Head(state.epoch, state.head), state.committed_ns)
             return cursor
         finally:
             await self._snapshots.release(snapshot)
@@ -198,14 +209,15 @@ class FollowStream:
         """Whether what happened since a snapshot is little enough to follow it as a delta."""
         state = frozen.state
         with self._source.indexes.use() as index:
-            if index.epoch != state.epoch:
+            if index.delta_size(state.head) > self._limits.delta_max_cells // 4:
                 return False
             try:
-                return index.delta_size(state.head) <= self._limits.delta_max_cells // 4
+                with index.stream_since(state.head) as stream:
+                    return stream.epoch == state.epoch
             except CursorTooOld:
                 return False
 
-    def _read_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> Outgoing:  # noqa: FBT001 - run by Workers
+    def _read_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> Outgoing:
         frozen = snapshot.frozen
         state = frozen.state
         chunk = frozen.chunk(position, self._limits.snapshot_chunk_cells, _CHUNK_BYTES)
@@ -215,7 +227,9 @@ class FollowStream:
         scope = Scope(state.epoch, 0, state.head, state.fingerprint, state.committed_ns, part)
         return self._outgoing(scope, chunk.inodes, chunk.dirents, inline_above=0 if inline else None)
 
-    def _outgoing(self, scope: Scope, inodes, dirents, *, inline_above: int | None) -> Outgoing:  # type: ignore[no-untyped-def]
+    def _outgoing(
+        self, scope: Scope, inodes: Iterable[Inode], dirents: Iterable[Dirent], *, inline_above: int | None
+    ) -> Outgoing:
         return Outgoing(
             scope,
             inodes,
@@ -248,7 +262,7 @@ class FollowStream:
         self._attendance.fingerprint = ack.fingerprint
         cursor = Cursor(Epoch(scope.epoch), Seq(scope.head))
         if scope.snapshot is None or scope.snapshot.last:
-            await self._store_cursor(cursor)
+            await self._store_cursor(cursor, ack.fingerprint)
             if ack.fingerprint and ack.fingerprint != encode_fingerprint(scope.fingerprint):
                 self._log.error("node_drifted", head=scope.head)
                 metrics.DRIFT.labels(self._source.name).inc()
@@ -272,7 +286,9 @@ class FollowStream:
         if chunk is not None and not chunk.last:
             expected = (chunk.snapshot_id, chunk.position)
             if (ack.snapshot.snapshot_id, ack.snapshot.position) != expected:
-                raise InvalidCell(f"position {ack.snapshot.position} acknowledged, {chunk.position} was sent")
+                raise InvalidCell(
+                    f"position {ack.snapshot.position} acknowledged, {chunk.position} was sent"
+                )
         elif (ack.epoch, ack.seq) != (scope.epoch, scope.head):
             raise InvalidCell(f"sequence {ack.seq} acknowledged, {scope.head} was sent")
         if len(ack.fingerprint) not in (0, 16):

@@ -93,13 +93,27 @@ class HeadWatch:
         """When the first change above `seq` was seen, in ns since 1970; 0 when there is none."""
         return next((seen for head, seen in self._history if head > seq), 0)
 
+    def observe(self, head: Head, seen_ns: int) -> None:
+        """Take note of a head that was seen; one that is older than what is known changes nothing."""
+        known = self.head
+        if known is not None and known.epoch == head.epoch and known.seq >= head.seq:
+            return
+        if known is None or known.epoch != head.epoch:
+            self._history.clear()
+        self.head = head
+        self._history.append((head.seq, seen_ns))
+        if len(self._history) > _HISTORY_MAX:
+            # Thinned out, not cut off: the oldest entry is what the longest lag is measured from.
+            self._history = deque(list(self._history)[::2])
+        self._wake()
+
     async def _listen(self) -> None:
         while True:
             with suppress(PeerError):
                 async for epoch, seq in heads(self._socket):
                     if not self.subscribed:
                         self._subscription(began=True)
-                    self._advance(Head(epoch, seq), time.time_ns())
+                    self.observe(Head(epoch, seq), time.time_ns())
             if self.subscribed:
                 self._subscription(began=False)
             await asyncio.sleep(_RETRY_SECONDS)
@@ -131,7 +145,7 @@ class HeadWatch:
             self._trouble(error)
         else:
             self.problem = None
-            self._advance(*found)
+            self.observe(*found)
 
     def _read(self) -> tuple[Head, int]:
         with self._indexes.use() as index:
@@ -142,19 +156,6 @@ class HeadWatch:
         if str(error) != str(self.problem) and not isinstance(error, SessionNotFound):
             log.error("index_unreadable", session=self.session, error=str(error))
         self.problem = error
-        self._wake()
-
-    def _advance(self, head: Head, seen_ns: int) -> None:
-        known = self.head
-        if known is not None and known.epoch == head.epoch and known.seq >= head.seq:
-            return
-        if known is None or known.epoch != head.epoch:
-            self._history.clear()
-        self.head = head
-        self._history.append((head.seq, seen_ns))
-        if len(self._history) > _HISTORY_MAX:
-            # Thinned out, not cut off: the oldest entry is what the longest lag is measured from.
-            self._history = deque(list(self._history)[::2])
         self._wake()
 
     def _wake(self) -> None:

@@ -83,7 +83,7 @@ class Outgoing:
         self._lock = threading.Lock()
         self._begun = False
         self._ended = False
-        self._spool = SpooledTemporaryFile(max_size=_SPOOL_MEMORY, dir=spool_dir)  # noqa: SIM115 - closed by close
+        self._spool = SpooledTemporaryFile(max_size=_SPOOL_MEMORY, dir=str(spool_dir))  # noqa: SIM115 - closed by close
         try:
             self._fill(inodes, dirents)
         except BaseException:

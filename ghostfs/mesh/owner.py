@@ -40,10 +40,10 @@ async def heads(socket: Path) -> AsyncIterator[tuple[int, int]]:
             yield reply.epoch, reply.head
 
 
-async def owner_status(socket: Path, timeout: float = 1.0) -> pb.OwnerStatus | None:
+async def owner_status(socket: Path, patience: float = 1.0) -> pb.OwnerStatus | None:
     """How the owner is; None when there is none, or it does not answer in time."""
     try:
-        async with asyncio.timeout(timeout), _connected(socket) as (reader, writer):
+        async with asyncio.timeout(patience), _connected(socket) as (reader, writer):
             writer.write(_frame(pb.ControlRequest(status=pb.OwnerStatusRequest())))
             reply = await _reply(reader)
     except (PeerError, TimeoutError):

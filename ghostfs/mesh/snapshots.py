@@ -64,9 +64,7 @@ class SnapshotStore:
         """The snapshot of that id; None when it is gone."""
         return await self._open((session, snapshot_id))
 
-    async def current(
-        self, session: str, indexes: IndexPool, usable: Callable[[Frozen], bool]
-    ) -> Snapshot:
+    async def current(self, session: str, indexes: IndexPool, usable: Callable[[Frozen], bool]) -> Snapshot:
         """A snapshot for a new first sync: one that is there, if `usable` (asked in a worker thread) finds
         it near enough to the head, else a new one."""
         async with self._making.setdefault(session, asyncio.Lock()):

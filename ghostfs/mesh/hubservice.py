@@ -1,0 +1,265 @@
+"""The hub's gRPC service: Enrol, Follow, Fetch and Status over all sessions of one data directory."""
+
+from __future__ import annotations
+
+__all__ = ["HubService", "HubSettings"]
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from ghostfs import __version__, metrics
+from ghostfs.content import DIGEST_SIZE
+from ghostfs.errors import GhostError, InvalidCell, InvalidName, SessionNotFound
+from ghostfs.index import Members
+from ghostfs.mesh.blocks import BlockReader
+from ghostfs.mesh.codec import check_number
+from ghostfs.mesh.compression import Compressor, is_local
+from ghostfs.mesh.fetchserver import FetchServer
+from ghostfs.mesh.follow import FollowStream, HubLimits, SessionSource
+from ghostfs.mesh.heads import HeadWatch
+from ghostfs.mesh.identity import NODE_ID_SIZE
+from ghostfs.mesh.indexpool import IndexPool
+from ghostfs.mesh.roster import Roster
+from ghostfs.mesh.snapshots import SnapshotStore
+from ghostfs.mesh.statusreport import StatusReport
+from ghostfs.mesh.transport import status_code
+from ghostfs.mesh.workers import Workers
+from ghostfs.mirror.layout import DataDir
+from ghostfs.model import Cursor
+from ghostfs.names import check_label
+from ghostfs.v1 import mesh_pb2 as pb
+from ghostfs.v1 import mesh_pb2_grpc as rpc
+
+log = structlog.get_logger(__name__)
+
+WANTS_MAX = 1024
+"""Blocks that one Fetch may ask for."""
+
+_SNAPSHOT_ID_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """Plain values; `compression` is auto, on or off."""
+
+    compression: str = "auto"
+    read_threads: int = 4
+    limits: HubLimits = field(default_factory=HubLimits)
+
+
+class HubService(rpc.MeshServicer):
+    """Serves one data directory. Belongs to the event loop that `start` was called in."""
+
+    def __init__(self, data: DataDir, settings: HubSettings) -> None:
+        self._data = data
+        self._settings = settings
+        self._started_ns = time.time_ns()
+        # Three pools, so that a long read of one sort never delays a short one of another.
+        self._indexing = Workers("hub-index", settings.read_threads)
+        self._reading = Workers("hub-read", settings.read_threads)
+        self._freezing = Workers("hub-freeze", 1)
+        self._membering = Workers("hub-members", 1)
+        self._members: Members | None = None
+        self._sources: dict[str, SessionSource] = {}
+        self._compressors: dict[bytes, Compressor] = {}
+        self._roster = Roster()
+        self._snapshots = SnapshotStore(data.snapshots, self._freezing)
+        self._sweeper: asyncio.Task[None] | None = None
+        self._fetching = FetchServer(self._reading)
+
+    async def start(self) -> None:
+        """Open hub.db, and watch the sessions that have members, so that their lag is known."""
+        self._members = await self._membering.run(Members.open, self._data.hub_db)
+        await self._snapshots.load()
+        self._sweeper = asyncio.create_task(self._snapshots.sweep(), name="snapshot sweep")
+        for session in await self._membering.run(self._opened.sessions):
+            if self._data.session(session).tree.is_dir():
+                self._source(session)
+
+    async def close(self) -> None:
+        """End all watching, and give everything back. Threads that still read end by themselves."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+        for source in self._sources.values():
+            await source.watch.close()
+            source.indexes.close()
+        if self._members is not None:
+            await self._membering.run(self._members.close)
+        for workers in (self._indexing, self._reading, self._freezing, self._membering):
+            workers.close(wait=False)
+
+    async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:  # noqa: N802 - gRPC's name
+        """A node says who it is; the reply has its replica number, always the same one."""
+        async with _translated(context):
+            node_id = _node_id(request.node_id)
+            name = check_label("node", request.node_name)
+            known = await self._membering.run(self._opened.node, node_id)
+            replica = await self._membering.run(self._opened.enrol, node_id, name)
+            if known is None:
+                log.info("node_enrolled", node=name, node_id=node_id.hex(), replica=replica)
+            return pb.EnrolReply(replica=replica, hub_id=self._opened.hub_id)
+
+    async def Follow(self, _requests: Any, context: Any) -> None:  # noqa: N802
+        """Deltas and snapshots of one session, for as long as the node stays."""
+        async with _translated(context):
+            first = await context.read()
+            if not isinstance(first, pb.FollowRequest) or not first.HasField("hello"):
+                raise InvalidCell("a Follow stream begins with a hello")
+            hello = first.hello
+            node_id = _check_hello(hello)
+            source = self._existing(hello.session)
+            await source.watch.ready()
+            await self._membering.run(self._opened.join, hello.session, node_id)
+            attendance = self._roster.of(hello.session, node_id)
+            token = self._roster.arrive(attendance)
+
+            async def store(cursor: Cursor, fingerprint: bytes) -> None:
+                await self._membering.run(
+                    self._opened.acknowledge, hello.session, node_id, cursor, fingerprint, durable=False
+                )
+
+            stream = FollowStream(
+                source,
+                context,
+                attendance,
+                limits=self._settings.limits,
+                snapshots=self._snapshots,
+                workers=self._indexing,
+                spool_dir=self._data.snapshots,
+                compressor=self._compressor(node_id, context.peer()),
+                store_cursor=store,
+            )
+            bound = log.bind(session=hello.session, node_id=node_id.hex())
+            bound.info("node_follows", cursor=hello.seq, peer=context.peer())
+            gauge = metrics.FOLLOWERS.labels(hello.session)
+            gauge.inc()
+            try:
+                await _until(token, stream.run(hello))
+            finally:
+                gauge.dec()
+                self._roster.leave(attendance, token)
+                bound.info("node_left")
+
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:  # noqa: N802
+        """The blocks wanted, in that order, each verified."""
+        async with _translated(context):
+            node_id = _node_id(request.node_id)
+            _check_wants(request.wants)
+            source = self._existing(request.session)
+            reader = BlockReader(source.layout, source.indexes)
+            compressor = self._compressor(node_id, context.peer())
+            sent = self._roster.of(request.session, node_id).sent
+            async for block in self._fetching.blocks(request, reader, compressor):
+                await context.write(block)
+                sent.add(len(block.data))
+
+    async def Status(self, _request: pb.StatusRequest, context: Any) -> pb.StatusReply:  # noqa: N802
+        """Every session of the data directory, and its members."""
+        async with _translated(context):
+            names = await self._indexing.run(self._data.session_names)
+            members = {name: await self._membering.run(self._opened.members, name) for name in names}
+            report = StatusReport(self._roster, self._indexing)
+            sources = [(self._source(name), members[name]) for name in names]
+            return pb.StatusReply(
+                version=__version__,
+                hub_id=self._opened.hub_id,
+                started_unix_ns=self._started_ns,
+                sessions=await asyncio.gather(
+                    *(report.session(source, those) for source, those in sources)
+                ),
+            )
+
+    @property
+    def _opened(self) -> Members:
+        assert self._members is not None, "start was not called"
+        return self._members
+
+    def _existing(self, session: str) -> SessionSource:
+        layout = self._data.session(session)
+        if not layout.tree.is_dir():
+            raise SessionNotFound(f"the hub has no session {session!r}; `ghostfs session create` makes it")
+        return self._source(session)
+
+    def _source(self, session: str) -> SessionSource:
+        source = self._sources.get(session)
+        if source is None:
+            layout = self._data.session(session)
+            indexes = IndexPool(layout.index_db, session)
+            watch = HeadWatch(session, layout.control_socket, indexes, self._indexing)
+            source = self._sources[session] = SessionSource(session, layout, indexes, watch)
+        return source
+
+    def _compressor(self, node_id: bytes, peer: str) -> Compressor:
+        mode = self._settings.compression
+        enabled = mode == "on" or (mode == "auto" and not is_local(peer))
+        compressor = self._compressors.get(node_id)
+        if compressor is None or compressor.enabled is not enabled:
+            compressor = self._compressors[node_id] = Compressor(enabled=enabled)
+        return compressor
+
+
+@asynccontextmanager
+async def _translated(context: Any) -> AsyncIterator[None]:
+    """The one place where errors become gRPC's status codes; a bug keeps its traceback, in the log."""
+    try:
+        yield
+    except (InvalidCell, InvalidName) as error:
+        log.warning("request_refused", peer=context.peer(), error=str(error))
+        await context.abort(status_code(error), str(error))
+    except (GhostError, OSError) as error:
+        log.info("request_failed", peer=context.peer(), error=str(error))
+        await context.abort(status_code(error), str(error))
+
+
+async def _until(token: asyncio.Event, serving: Any) -> None:
+    """Serve, until a newer stream of the same node takes this one's place."""
+    work = asyncio.ensure_future(serving)
+    replaced = asyncio.create_task(token.wait())
+    try:
+        await asyncio.wait([work, replaced], return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+    finally:
+        for task in (work, replaced):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def _node_id(node_id: bytes) -> bytes:
+    if len(node_id) != NODE_ID_SIZE:
+        raise InvalidCell(f"a node id of {len(node_id)} bytes")
+    return node_id
+
+
+def _check_hello(hello: pb.Hello) -> bytes:
+    check_label("session", hello.session)
+    check_number("epoch", hello.epoch)
+    check_number("cursor", hello.seq)
+    if hello.seq and not hello.epoch:
+        raise InvalidCell("a cursor without an epoch")
+    if hello.HasField("snapshot"):
+        check_number("position", hello.snapshot.position)
+        if len(hello.snapshot.snapshot_id) != _SNAPSHOT_ID_SIZE:
+            raise InvalidCell(f"a snapshot id of {len(hello.snapshot.snapshot_id)} bytes")
+    return _node_id(hello.node_id)
+
+
+def _check_wants(wants: Iterable[pb.Want]) -> None:
+    count = 0
+    for want in wants:
+        count += 1
+        check_number("inode", want.inode, 1)
+        check_number("block", want.index)
+        if len(want.digest) != DIGEST_SIZE:
+            raise InvalidCell(f"a block digest of {len(want.digest)} bytes")
+    if count > WANTS_MAX:
+        raise InvalidCell(f"{count} blocks wanted at once; at most {WANTS_MAX}")
