@@ -1,0 +1,33 @@
+"""`docs/settings.md` is the one table of settings, and says what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ghostfs.config import Setting, describe
+
+CHECKOUT = Path(__file__).parent.parent
+PAGE = CHECKOUT / "docs" / "settings.md"
+
+
+def row(setting: Setting) -> str:
+    allowed = setting.allowed.replace(" | ", ", ")
+    default = f"`{setting.default}`" if setting.default else ""
+    return f"| `{setting.name}` | {default} | {setting.unit} | {allowed} | {setting.description} |"
+
+
+def test_the_table_has_every_setting_as_it_is() -> None:
+    expected = [row(setting) for setting in describe()]
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert rows == expected, "docs/settings.md should hold:\n" + "\n".join(expected)
+
+
+def test_every_setting_is_used() -> None:
+    """A setting that nothing reads is a promise that is not kept."""
+    sources = [
+        path.read_text()
+        for path in (CHECKOUT / "ghostfs").rglob("*.py")
+        if path.name != "config.py" and path.parent.name != "v1"
+    ]
+    unused = [s.name for s in describe() if not any(f"settings.{s.name}" in text for text in sources)]
+    assert not unused
