@@ -70,9 +70,11 @@ class Reconciler:
         distrust_since_ns: int | None = None,
         xattrs: bool = False,
         progress: Callable[[int], None] | None = None,
+        allocate: Callable[[int], Iterable[int]] | None = None,
     ) -> None:
         """`distrust_since_ns`: files changed since then are read even if they look unchanged, for after a
-        power cut overwritten blocks may be lost though the times are not. `progress` gets bytes read."""
+        power cut overwritten blocks may be lost though the times are not. `progress` gets bytes read. `allocate` gives so many ids for what is
+        new; the index's own if not given."""
         self.findings = Findings()
         self._index = index
         self._root_fd = root_fd
@@ -80,6 +82,7 @@ class Reconciler:
         self._distrust = distrust_since_ns
         self._xattrs = xattrs
         self._progress = progress
+        self._allocate = allocate or index.allocate_ids
         self._assigned: dict[InodeId, int] = {}
         """Which backing inode each id stands for, in this pass."""
         self._by_backing: dict[int, InodeId] = {}
@@ -244,7 +247,7 @@ class Reconciler:
 
     def _new_id(self) -> InodeId:
         if not self._spare:
-            self._spare = list(reversed(self._index.allocate_ids(1024)))
+            self._spare = list(reversed(list(self._allocate(1024))))
         return InodeId(self._spare.pop())
 
     # --- what has changed ------------------------------------------------------------------------------

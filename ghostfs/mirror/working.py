@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Final
 
-from ghostfs.index import DirtyLog
+from ghostfs.index import DirtyDirent, DirtyLog
 from ghostfs.mirror.records import Record
 from ghostfs.model import InodeId
 
@@ -26,6 +26,9 @@ class Absent(enum.Enum):
 
 
 ABSENT: Final = Absent.ABSENT
+
+_COMPACT_FROM: Final = 10_000
+"""Records in dirty.log from which it is worth writing anew while something is still dirty."""
 
 Names = dict[InodeId, dict[bytes, InodeId | None]]
 """Changed dirents by parent: what each name means now; `None` is nothing."""
@@ -51,6 +54,7 @@ class WorkingSet:
         self.generation = 0
         """How often dirty.log was emptied."""
         self._log = log
+        self._logged = 0
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.hot) + sum(map(len, self.names.values()))
@@ -74,6 +78,7 @@ class WorkingSet:
         siblings = self.names.get(parent)
         if siblings is None or siblings.get(name, ABSENT) != child:
             self._log.append_dirent(parent, name, child)
+            self._logged += 1
 
     def name_changed(self, directory: Record, name: bytes, child: InodeId | None) -> None:
         """A name now means `child`; its directory's times have changed with it."""
@@ -84,6 +89,7 @@ class WorkingSet:
         """Logs that an inode is about to change. To be followed by `attrs_changed` or `content_changed`."""
         if record.logged != self.generation:
             self._log.append_inode(record.id)
+            self._logged += 1
             record.logged = self.generation
 
     def attrs_changed(self, record: Record) -> None:
@@ -127,7 +133,19 @@ class WorkingSet:
         record.attrs_dirty = record.content_dirty = False
 
     def compact_log(self) -> None:
-        """Empties dirty.log once the index knows everything."""
+        """Empties dirty.log once the index knows everything; shortens it if that never comes."""
         if self.empty:
             self._log.reset()
-            self.generation += 1
+        elif self._logged > _COMPACT_FROM + 2 * len(self):
+            self._log.reset(
+                self.ready.keys() | self.hot.keys(),
+                (
+                    DirtyDirent(parent, name, child)
+                    for parent, siblings in self.names.items()
+                    for name, child in siblings.items()
+                ),
+            )
+        else:
+            return
+        self._logged = 0
+        self.generation += 1
