@@ -80,7 +80,7 @@ copy_pid=$!
 report='
 import json, sys
 session = json.load(sys.stdin)["sessions"][0]
-parts = ["session %6d files %7.1f MB" % (session["inodes"], session["bytes"] / 1e6)]
+parts = ["session %6d entries %7.1f MB" % (session["names"], session["bytes"] / 1e6)]
 for node in sorted(session["nodes"], key=lambda node: node["name"]):
     parts.append("%s %6d of %d changes" % (node["name"], node["seq"], session["head"]))
 print("  |  ".join(parts))

@@ -1,0 +1,50 @@
+"""The `ghostfs` command: reads argv, calls one function below, prints.
+
+Commands are loaded when they are called: `ghostfs --help` imports click and nothing else, and a mount
+loads no gRPC. Whatever goes wrong ends in `main`, which owns the exit codes.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import os
+import sys
+
+import click
+
+from ghostfs.cli.group import root
+from ghostfs.errors import ExitCode, GhostError
+
+_INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+_BROKEN_PIPE = 141
+"""128 + SIGPIPE."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code. Anything a person can mend is one line on standard error."""
+    try:
+        result = root.main(args=arguments, prog_name="ghostfs", standalone_mode=False)
+    except GhostError as error:
+        return _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        return _fail(error.format_message(), ExitCode.FAILURE)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone, and that is fine; the interpreter must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", ExitCode.FAILURE)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"ghostfs: {' '.join(message.split())}", err=True)
+    return code

@@ -1,0 +1,97 @@
+"""`ghostfs hub` and `ghostfs node`: both stay in the foreground until SIGTERM or SIGINT, then drain."""
+
+from __future__ import annotations
+
+__all__ = ["hub", "node"]
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ghostfs.cli import options
+
+if TYPE_CHECKING:
+    from ghostfs.config import Settings
+
+
+@click.command()
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where to listen for nodes; loopback only, 127.0.0.1:7447 if not given.",
+)
+@click.option(
+    "--compression", type=click.Choice(["auto", "on", "off"]), help="Whether blocks are compressed."
+)
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics here; loopback only.")
+@options.common
+def hub(**common: Any) -> None:
+    """Stream this machine's sessions to nodes.
+
+    Serves every session of the data directory, mounted or not, also those made later. Stops on SIGTERM or
+    Ctrl-C; nodes then wait and come back by themselves.
+
+    \b
+    Examples:
+      ghostfs hub
+      ghostfs hub --listen 127.0.0.1:7448 --metrics-listen 127.0.0.1:9447
+    """
+    from ghostfs.daemon import hub as daemon
+
+    settings = options.load(daemon=True, **common)
+    with _metrics(settings):
+        daemon.run(settings)
+
+
+@click.command()
+@click.argument("sessions", metavar="SESSION...", nargs=-1, required=True)
+@click.option("--name", "node_name", required=True, metavar="NAME", help="What this node is called.")
+@click.option("--hub", "hub", metavar="HOST:PORT", help="The hub to follow; 127.0.0.1:7447 if not given.")
+@click.option(
+    "--root", required=True, metavar="DIR", type=click.Path(path_type=Path), help="A copy is DIR/SESSION."
+)
+@click.option(
+    "--ownership", type=click.Choice(["auto", "preserve", "mapped", "ignore"]), help="Who owns the files."
+)
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics here; loopback only.")
+@options.common
+def node(sessions: tuple[str, ...], node_name: str, root: Path, **common: Any) -> None:
+    """Keep live copies of a hub's sessions here.
+
+    Each copy is a real directory, DIR/SESSION, that any program can read. It follows the hub until SIGTERM
+    or Ctrl-C, and goes on where it was when started again. Two nodes, or a hub and a node, on one machine
+    need a data directory each.
+
+    \b
+    Examples:
+      ghostfs --data-dir ~/node1 node --name n1 --root ~/copies demo
+      ghostfs --data-dir ~/node1 node --name n1 --hub 127.0.0.1:7448 --root ~/copies demo build-1
+    """
+    from ghostfs.daemon import node as daemon
+
+    settings = options.load(daemon=True, **common)
+    with _metrics(settings):
+        daemon.run(
+            settings, node_name, settings.hub, Path(os.path.abspath(root)), list(dict.fromkeys(sessions))
+        )
+
+
+@contextmanager
+def _metrics(settings: Settings) -> Iterator[None]:
+    if not settings.metrics_listen:
+        yield
+        return
+    import structlog
+
+    from ghostfs import metrics
+
+    endpoint = metrics.serve(settings.metrics_listen)
+    structlog.get_logger(__name__).info("metrics_served", host=endpoint.host, port=endpoint.port)
+    try:
+        yield
+    finally:
+        endpoint.close()

@@ -1,0 +1,83 @@
+"""`ghostfs mount` and `ghostfs umount`."""
+
+from __future__ import annotations
+
+__all__ = ["mount", "umount"]
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ghostfs.cli import options
+
+
+@click.command()
+@options.session_argument
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--create", is_flag=True, help="Make the session if it is not there.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log to standard error.")
+@click.option("--writeback/--no-writeback", default=None, help="Let the kernel gather writes.")
+@click.option("--xattrs/--no-xattrs", default=None, help="Serve extended attributes.")
+@click.option("--allow-other/--no-allow-other", default=None, help="Let other users in.")
+@options.common
+def mount(name: str, directory: Path, *, create: bool, foreground: bool, **common: Any) -> None:
+    """Mount a session on a directory.
+
+    The directory must be there and empty. The command returns when the mount answers; the mount goes on in
+    the background until it is unmounted. Its log is mount.log in the session's state folder, unless log_file
+    says otherwise.
+
+    \b
+    Examples:
+      ghostfs mount demo ~/demo
+      ghostfs mount --create demo ~/demo
+      ghostfs mount -f --log-level debug demo ~/demo
+    """
+    from ghostfs.fs import lifecycle
+
+    settings = options.load(daemon=foreground, **common)
+    lifecycle.mount(
+        lifecycle.MountOptions(
+            session=name,
+            mountpoint=_absolute(directory),
+            data_dir=settings.data_dir,
+            foreground=foreground,
+            create=create,
+            writeback=settings.writeback,
+            xattrs=settings.xattrs,
+            allow_other=settings.allow_other,
+            poll_us=settings.poll_us,
+            metrics_listen=settings.metrics_listen,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+            log_file=settings.log_file,
+            mirror=options.mirror_settings(settings),
+        )
+    )
+
+
+@click.command()
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.common
+def umount(directories: tuple[Path, ...], **common: Any) -> None:
+    """Unmount a session, after all of it is safe.
+
+    Everything written is hashed and committed first; the command returns when the mount's process has
+    ended. A directory whose mount was killed is freed.
+
+    \b
+    Example:
+      ghostfs umount ~/demo
+    """
+    from ghostfs.fs import lifecycle
+
+    options.load(**common)
+    for directory in directories:
+        lifecycle.unmount(_absolute(directory))
+
+
+def _absolute(directory: Path) -> Path:
+    # Not resolve(): looking at a mountpoint whose process was killed fails.
+    return Path(os.path.abspath(directory))

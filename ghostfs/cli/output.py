@@ -1,0 +1,121 @@
+"""How results are shown: JSON for programs; tables, sizes, ages and progress for people."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Column",
+    "age",
+    "count",
+    "hexadecimal",
+    "print_json",
+    "print_table",
+    "progress",
+    "render_table",
+    "size",
+]
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table; numbers are aligned to the right."""
+
+    title: str
+    right: bool = False
+
+
+def print_json(value: Any, *, line: bool = False) -> None:
+    """One JSON document on standard output: indented, or on one line for streams."""
+    click.echo(json.dumps(value, indent=None if line else 2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output: in colour on a terminal; aligned text, never cut, elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(render_table(columns, rows))
+        return
+    widths = [max(len(column.title), *(len(row[i]) for row in rows), 0) for i, column in enumerate(columns)]
+    for row in ([column.title for column in columns], *rows):
+        cells = [
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, width, column in zip(row, widths, columns, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def render_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None = None) -> Any:
+    """The same as a rich renderable; texts are shown as they are, never read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text) for text in row))
+    return table
+
+
+def size(number: float) -> str:
+    """Bytes for people: `812 B`, `1.4 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def count(number: int) -> str:
+    """A count with its thousands apart."""
+    return f"{number:,}"
+
+
+def age(unix_ns: int, now_ns: int | None = None) -> str:
+    """How long ago something was: `3 s ago`, `2 h ago`; `never` for 0."""
+    if not unix_ns:
+        return "never"
+    seconds = max(0, ((now_ns or time.time_ns()) - unix_ns) // 1_000_000_000)
+    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def hexadecimal(fingerprint: int | bytes) -> str:
+    """A fingerprint as 32 hex digits; empty if there is none."""
+    if isinstance(fingerprint, bytes):
+        return fingerprint.hex()
+    return f"{fingerprint:032x}"
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A callable (done bytes, total bytes) that draws a bar on a terminal's standard error, else nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
