@@ -8,9 +8,6 @@ from __future__ import annotations
 
 __all__ = ["main"]
 
-import os
-import sys
-
 import click
 
 from ghostfs.cli.group import root
@@ -18,8 +15,6 @@ from ghostfs.errors import ExitCode, GhostError
 
 _INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
-_BROKEN_PIPE = 141
-"""128 + SIGPIPE."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,10 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error.format_message(), ExitCode.FAILURE)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone, and that is fine; the interpreter must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", ExitCode.FAILURE)
