@@ -25,7 +25,7 @@ from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.mirror.live import Mirror
 from ghostfs.model import ROOT, InodeId
-from ghostfs.names import OVERLAY
+from ghostfs.names import NAME_MAX, OVERLAY
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +89,8 @@ class Operations(pyfuse3.Operations):
         self._handles = HandleTable()
         self._files = self._handles.files
         self._lookups: dict[int, int] = {}
+        self._removed: dict[int, pyfuse3.EntryAttributes] = {}
+        """Directories that were removed and are still somebody's working directory, as they were."""
         self._threads = trio.CapacityLimiter(16)
 
     @property
@@ -110,6 +112,8 @@ class Operations(pyfuse3.Operations):
             return self._overlay.lookup(parent, name)
         found = self._mirror.lookup(parent, name)
         if found is None:
+            if len(name) > NAME_MAX:
+                raise FUSEError(errno.ENAMETOOLONG)
             return NO_ENTRY
         return self._known(*found)
 
@@ -125,6 +129,7 @@ class Operations(pyfuse3.Operations):
                 lookups[inode] = left
                 continue
             lookups.pop(inode, None)
+            self._removed.pop(inode, None)
             try:
                 self._mirror.forget(InodeId(inode))
             except Exception as error:  # noqa: BLE001 (see above)
@@ -172,7 +177,12 @@ class Operations(pyfuse3.Operations):
     def rmdir(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
         if claims(parent, name):
             refuse()
+        found = self._mirror.lookup(parent, name)
         self._mirror.rmdir(parent, name)
+        if found is not None and found[0] in self._lookups:
+            inode, st = found
+            self._removed[inode] = entry = entry_of(inode, st)
+            entry.st_nlink = 0
 
     @_handler
     def rename(
@@ -200,7 +210,8 @@ class Operations(pyfuse3.Operations):
     def getattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if is_virtual(inode):
             return self._overlay.getattr(inode)
-        return entry_of(inode, self._mirror.getattr(inode))
+        removed = self._removed.get(inode)
+        return entry_of(inode, self._mirror.getattr(inode)) if removed is None else removed
 
     @_handler
     def setattr(
