@@ -1,5 +1,9 @@
-"""`python -m ghostfs`: the command, for where its script is not on the PATH."""
+"""`python -m ghostfs` is the `ghostfs` command."""
+
+from __future__ import annotations
+
+import sys
 
 from ghostfs.cli import main
 
-main()
+sys.exit(main())

@@ -5,17 +5,16 @@ from __future__ import annotations
 __all__ = ["hub", "node"]
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ghostfs.cli import options
 
-if TYPE_CHECKING:
-    from ghostfs.config import Settings
+_READY = click.option(
+    "--ready-fd", type=int, metavar="FD", help="Write a line to this descriptor when ready, and close it."
+)
 
 
 @click.command()
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     "--compression", type=click.Choice(["auto", "on", "off"]), help="Whether blocks are compressed."
 )
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics here; loopback only.")
+@_READY
 @options.common
-def hub(**common: Any) -> None:
+def hub(*, ready_fd: int | None, **common: Any) -> None:
     """Stream this machine's sessions to nodes.
 
     Serves every session of the data directory, mounted or not, also those made later. Stops on SIGTERM or
@@ -43,8 +43,7 @@ def hub(**common: Any) -> None:
     from ghostfs.daemon import hub as daemon
 
     settings = options.load(daemon=True, **common)
-    with _metrics(settings):
-        daemon.run(settings)
+    daemon.run(settings, ready_fd=ready_fd)
 
 
 @click.command()
@@ -58,8 +57,20 @@ def hub(**common: Any) -> None:
     "--ownership", type=click.Choice(["auto", "preserve", "mapped", "ignore"]), help="Who owns the files."
 )
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics here; loopback only.")
+@click.option(
+    "--adopt-root", is_flag=True, help="Fill a copy again whose directory was emptied or exchanged."
+)
+@_READY
 @options.common
-def node(sessions: tuple[str, ...], node_name: str, root: Path, **common: Any) -> None:
+def node(
+    sessions: tuple[str, ...],
+    *,
+    node_name: str,
+    root: Path,
+    adopt_root: bool,
+    ready_fd: int | None,
+    **common: Any,
+) -> None:
     """Keep live copies of a hub's sessions here.
 
     Each copy is a real directory, DIR/SESSION, that any program can read. It follows the hub until SIGTERM
@@ -74,24 +85,12 @@ def node(sessions: tuple[str, ...], node_name: str, root: Path, **common: Any) -
     from ghostfs.daemon import node as daemon
 
     settings = options.load(daemon=True, **common)
-    with _metrics(settings):
-        daemon.run(
-            settings, node_name, settings.hub, Path(os.path.abspath(root)), list(dict.fromkeys(sessions))
-        )
-
-
-@contextmanager
-def _metrics(settings: Settings) -> Iterator[None]:
-    if not settings.metrics_listen:
-        yield
-        return
-    import structlog
-
-    from ghostfs import metrics
-
-    endpoint = metrics.serve(settings.metrics_listen)
-    structlog.get_logger(__name__).info("metrics_served", host=endpoint.host, port=endpoint.port)
-    try:
-        yield
-    finally:
-        endpoint.close()
+    daemon.run(
+        settings,
+        node_name,
+        settings.hub,
+        Path(os.path.abspath(root)),
+        list(dict.fromkeys(sessions)),
+        adopt_root=adopt_root,
+        ready_fd=ready_fd,
+    )
