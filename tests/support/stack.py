@@ -27,7 +27,9 @@ from ghostfs.mirror.layout import DataDir, SessionLayout
 GHOSTFS = [sys.executable, "-m", "ghostfs"]
 
 
-def eventually(condition: Callable[[], object], *, timeout: float = 60.0, what: str, every: float = 0.02) -> None:
+def eventually(
+    condition: Callable[[], object], *, timeout: float = 60.0, what: str, every: float = 0.02
+) -> None:
     """Waits until the condition holds.
 
     Raises:
@@ -50,10 +52,13 @@ def free_port() -> int:
 def differences(expected: Path, actual: Path, *, excluded: tuple[str, ...] = ()) -> str:
     """What rsync would have to change to make `actual` like `expected`: names, types, content (by checksum),
     modes, owners, times, hard links. Empty when they are equal."""
-    excludes = [f"--exclude={pattern}" for pattern in excluded]
     done = subprocess.run(
-        ["rsync", "-aHn", "--checksum", "--delete", "--itemize-changes", "--omit-link-times", *excludes]
-        + [f"{expected}/", f"{actual}/"],
+        [
+            *("rsync", "-aHn", "--checksum", "--delete", "--itemize-changes", "--omit-link-times"),
+            *(f"--exclude={pattern}" for pattern in excluded),
+            f"{expected}/",
+            f"{actual}/",
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -144,7 +149,9 @@ class Stack:
         self.data_dir = base / "hub"
         self.data = DataDir(self.data_dir)
         self.port = free_port()
-        self.environment = os.environ | {f"GHOSTFS_{name.upper()}": str(value) for name, value in settings.items()}
+        self.environment = os.environ | {
+            f"GHOSTFS_{name.upper()}": str(value) for name, value in settings.items()
+        }
         self.environment |= {"GHOSTFS_LOG_FORMAT": "json", "GHOSTFS_DATA_DIR": str(self.data_dir)}
         self.hub: Process | None = None
         self.nodes: dict[str, Node] = {}
@@ -263,4 +270,6 @@ class Stack:
                 at = node.cursor(session)
                 return at[0] == epoch and at[1] >= head and not node.parked(session)
 
-            eventually(arrived, timeout=timeout, what=f"{name} is at {node.cursor(session)}, not {(epoch, head)}")
+            eventually(
+                arrived, timeout=timeout, what=f"{name} is at {node.cursor(session)}, not {(epoch, head)}"
+            )
