@@ -56,7 +56,7 @@ class Goal:
     """Inodes that are on disk and that an unplaced dirent names: they must not be removed."""
 
     displaced: list[InodeId] = field(default_factory=list)
-    """Directories to hold first of all: their stale place is below a directory that shall go below them."""
+    """Directories to hold first of all: where they are now is below a directory that shall go below them."""
 
     def cell(self, inode: InodeId) -> Inode:
         """The inode's cell.
@@ -168,7 +168,7 @@ class _Availability:
 
 
 def _undo_loops(goal: Goal, *, partial: bool) -> None:
-    """Finds directories that shall go below themselves, and displaces one whose place is merely stale."""
+    """Finds directories that shall go below themselves, and displaces one that has no home in the loop."""
     checked: set[InodeId] = {ROOT, HELD}
     for moved in [i for i in goal.homes if goal.is_directory(i)]:
         path: dict[InodeId, None] = {}
@@ -176,22 +176,12 @@ def _undo_loops(goal: Goal, *, partial: bool) -> None:
         while directory not in checked:
             if directory in path:
                 loop = list(path)[list(path).index(directory) :]
-                stale = [i for i in loop if goal.home(i) is None]
-                if not partial or not stale:
+                stale = [i for i in loop if goal.home(i) is None and (partial or i in goal.awaited)]
+                if not stale:
                     raise InvalidCell(f"directory {directory:#x} would be below itself")
                 goal.displaced.append(stale[0])
                 break
             path[directory] = None
-            directory = _parent_to_be(goal, directory)
+            place = goal.home(directory) or next(iter(goal.tree.places(directory)), None)
+            directory = HELD if place is None else place.parent
         checked.update(path)
-
-
-def _parent_to_be(goal: Goal, directory: InodeId) -> InodeId:
-    """The parent in the tree that is aimed at; `HELD` for what leaves it."""
-    home = goal.home(directory)
-    if home is not None:
-        return home.parent
-    place = next(iter(goal.tree.places(directory)), None)
-    if place is None or place in goal.vacant or place in goal.wants:
-        return HELD
-    return place.parent

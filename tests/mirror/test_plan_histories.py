@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +36,7 @@ from ghostfs.mirror.steps import (
 )
 from ghostfs.model import HELD, ROOT, Inode, InodeId, Kind, Seq
 
-NAMES = (b"a", b"b", b"c", b"d")
+NAMES = (b"a", b"b", b"c", b"d", b"e")
 STALE = -1  # the mtime of a directory since an entry of it changed
 
 
@@ -150,6 +151,15 @@ class Hub:
         if free in self.entries:
             self.unlink_all(free)
 
+    def turn_over(self, place: Place) -> None:
+        """A directory changes places with the one that it is in."""
+        child, aside = self.entries[place], Place(ROOT, b"aside")
+        if place.parent != ROOT and self.is_directory(child) and aside not in self.entries:
+            above = next(p for p, i in self.entries.items() if i == place.parent)
+            self.rename(place, aside)
+            self.rename(above, Place(child, place.name))
+            self.rename(aside, above)
+
     def delta(self, since: int) -> Changes:
         return Changes(
             {p: self.entries.get(p) for p, seq in self.dirent_seqs.items() if seq > since},
@@ -158,11 +168,11 @@ class Hub:
 
     def operate(self, code: int, x: int, y: int) -> None:
         directories = self.directories()
-        at = Place(directories[x % len(directories)], NAMES[x // 16 % 4])
+        at = Place(directories[x % len(directories)], NAMES[x // 16 % 5])
         places = list(self.entries)
-        if code == 0:
+        if code in (0, 16, 17):
             self.make(at, Kind.FILE)
-        elif code == 1:
+        elif code in (1, 18):
             self.make(at, Kind.DIRECTORY)
         elif code == 2:
             self.make(at, Kind.SYMLINK)
@@ -195,12 +205,7 @@ class Hub:
                     self.rename(source, at)
                     self.make(source, Kind.FILE)
                 case _:  # the parent goes into its child
-                    if source.parent != ROOT and self.is_directory(self.entries[source]):
-                        above = next(p for p, i in self.entries.items() if i == source.parent)
-                        aside = Place(ROOT, b"aside")
-                        self.rename(source, aside)
-                        self.rename(above, Place(self.entries[aside], source.name))
-                        self.rename(aside, above)
+                    self.turn_over(source)
 
 
 @dataclass
@@ -561,12 +566,19 @@ def snapshot(hub: Hub, replica: Replica, program: Program) -> int:
 
 def grow(hub: Hub, program: Program) -> None:
     for _ in range(1 + program.byte() % 12):
-        hub.operate(program.byte() % 16, program.byte(), program.byte())
+        hub.operate(program.byte() % 19, program.byte(), program.byte())
 
 
-programs = st.binary(min_size=30, max_size=240).map(Program)
+def scatter(seed: int) -> Program:
+    dice = random.Random(seed)
+    return Program(dice.randbytes(dice.randint(30, 300)))
+
+
+programs = st.binary(min_size=30, max_size=240).map(Program) | st.integers(0, 1 << 64).map(scatter)
+"""The former shrink well, the latter differ more from each other."""
+
 many = settings(
-    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 
