@@ -1,0 +1,45 @@
+"""What the benchmarks print: tables, with the machine and the command above them."""
+
+from __future__ import annotations
+
+__all__ = ["Row", "geometric_mean", "heading", "show"]
+
+import math
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+Row = Sequence[str]
+
+_console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+def heading(title: str) -> None:
+    """The title, and where and how the figures below it were made."""
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    _console.print(f"\n[bold]{title}[/bold]")
+    _console.print(
+        f"{platform.system()} {platform.release()}, {cores} cores, {memory:.0f} GiB, "
+        f"Python {platform.python_version()}; python tests/bench {' '.join(sys.argv[1:])}"
+    )
+
+
+def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """A table; all columns but the first are numbers."""
+    table = Table(*columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    _console.print(table)
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    """The mean for ratios."""
+    return math.exp(statistics.fmean(map(math.log, ratios)))
