@@ -55,20 +55,13 @@ class Adopt(Transaction):
         backing = inode.backing
         ino, ctime_ns = (None, None) if backing is None else (signed64(backing.ino), backing.ctime_ns)
         self._note_blocks(inode.id, inode.size, inode.blocks)
-        self._execute(
-            SQL.INSERT_INODE if row is None else SQL.SET_INODE,
-            (
-                *values,
-                inode.attr_seq,
-                inode.content_seq,
-                inode.seq,
-                inode.origin,
-                ino,
-                ctime_ns,
-                held,
-                inode.blocks,
-            ),
-        )
+        fixed = (*values, inode.attr_seq, inode.content_seq, inode.seq, inode.origin)
+        if row is None:
+            self._execute(SQL.INSERT_INODE, (*fixed, ino, ctime_ns, 0, inode.blocks))
+        else:
+            if ino != row[13]:
+                self._execute(SQL.SET_BACKING, (ino, ctime_ns, inode.id))
+            self._execute(SQL.SET_INODE, (*fixed, ctime_ns, inode.blocks))
         self._touched.add(inode.id)
         if row is None and self._any_held:
             self._maybe_held.add(inode.id)

@@ -63,18 +63,15 @@ class Commit(Transaction):
         merged = row[:1] + (values[1:6] if content else row[1:6]) + (values[6:] if attrs else row[6:11])
         if not held:
             self._sum += inode_term(*merged) - inode_term(*row[:11])
+        if ino != old_ino:
+            self._execute(SQL.SET_BACKING, (ino, ctime_ns, inode.id))
         if not content:
-            self._execute(
-                SQL.SET_ATTRIBUTES, (*merged[6:], seq, seq, inode.origin, ino, ctime_ns, inode.id)
-            )
+            self._execute(SQL.SET_ATTRIBUTES, (*merged[6:], seq, seq, inode.origin, ctime_ns, inode.id))
             return seq
         if attrs:
             attr_seq = seq
         self._note_blocks(inode.id, inode.size, inode.blocks)
-        self._execute(
-            SQL.SET_INODE,
-            (*merged, attr_seq, seq, seq, inode.origin, ino, ctime_ns, held, inode.blocks),
-        )
+        self._execute(SQL.SET_INODE, (*merged, attr_seq, seq, seq, inode.origin, ctime_ns, inode.blocks))
         return seq
 
     @checks_range

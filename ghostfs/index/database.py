@@ -6,11 +6,12 @@ number of migrations we know. A file of a newer version is refused before SQLite
 
 from __future__ import annotations
 
-__all__ = ["Format", "connect", "create_database", "open_database", "uri_of"]
+__all__ = ["Format", "connect", "create_database", "one_picture", "open_database", "uri_of"]
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ghostfs.index.damage import translate
 _MAGIC = b"SQLite format 3\0"
 _HEADER_SIZE = 100
 _USER_VERSION_AT = 60
+_APPLICATION_ID_AT = 68
 _BUSY_TIMEOUT_MS = 10_000
 _CACHE_KIB = 8192
 _WAL_LIMIT = 64 << 20
@@ -67,6 +69,16 @@ def connect(path: Path, mode: str, *, durable: bool = False) -> sqlite3.Connecti
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+@contextlib.contextmanager
+def one_picture(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let the reads of a block see one moment; not inside a transaction."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")
 
 
 def create_database(
@@ -150,15 +162,14 @@ def _check_header(path: Path, form: Format) -> None:
         header = file.read(_HEADER_SIZE)
     if len(header) < _HEADER_SIZE or not header.startswith(_MAGIC):
         raise IndexDamaged(f"{path} is not a database: set it aside and rebuild it from the tree")
+    if int.from_bytes(header[_APPLICATION_ID_AT : _APPLICATION_ID_AT + 4], "big") != form.application_id:
+        raise IndexDamaged(f"{path} is a database, but not a GhostFS {form.what}: set it aside")
     version = int.from_bytes(header[_USER_VERSION_AT : _USER_VERSION_AT + 4], "big")
     if version > form.version:
         raise _too_new(path, version, form)
 
 
 def _check_version(connection: sqlite3.Connection, path: Path, form: Format, *, readonly: bool) -> None:
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application_id != form.application_id:
-        raise IndexDamaged(f"{path} is a database, but not a GhostFS {form.what}: set it aside")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > form.version:
         raise _too_new(path, version, form)

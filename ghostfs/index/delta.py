@@ -14,7 +14,7 @@ from typing import Self
 
 from ghostfs.errors import GhostError
 from ghostfs.index.damage import reports_damage, translate
-from ghostfs.index.database import connect
+from ghostfs.index.database import connect, one_picture
 from ghostfs.index.fingerprint import unpack
 from ghostfs.index.rows import SQL, dirent_of, inode_of
 from ghostfs.model import Dirent, Epoch, Inode, Seq
@@ -57,13 +57,10 @@ def check_cursor(connection: sqlite3.Connection, since: Seq) -> tuple[Epoch, Seq
 
 def read_delta(connection: sqlite3.Connection, since: Seq) -> Delta:
     """The whole delta in memory, read in one transaction."""
-    connection.execute("BEGIN")
-    try:
+    with one_picture(connection):
         epoch, head, fingerprint, committed_ns = check_cursor(connection, since)
         inodes = [inode_of(row) for row in connection.execute(SQL.INODES_SINCE, (since,))]
         dirents = [dirent_of(row) for row in connection.execute(SQL.DIRENTS_SINCE, (since,))]
-    finally:
-        connection.execute("COMMIT")
     return Delta(epoch, since, head, fingerprint, committed_ns, inodes, dirents)
 
 

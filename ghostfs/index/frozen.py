@@ -91,7 +91,7 @@ def freeze(index: Path, path: Path) -> None:
     Reads through a connection of its own; the session goes on meanwhile.
 
     Raises:
-        IndexDamaged: the directories do not form a tree.
+        IndexDamaged: the directories do not form a tree, or a name means nothing that is there.
     """
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
@@ -138,6 +138,13 @@ def _copy(source: sqlite3.Connection, index: Path) -> None:
         low, high = high, source.execute("SELECT max(position) FROM frozen.entry").fetchone()[0]
         if high > most:
             raise IndexDamaged(f"{index}: a directory contains itself: rebuild the index from the tree")
+    dangling = source.execute(
+        "SELECT inode FROM frozen.entry WHERE inode NOT IN (SELECT id FROM frozen.inode) LIMIT 1"
+    ).fetchone()
+    if dangling is not None:
+        raise IndexDamaged(
+            f"{index}: {dangling[0]:x} has a name and no inode: rebuild the index from the tree"
+        )
     source.execute(
         "CREATE TEMP TABLE first_name AS SELECT inode, min(position) AS position FROM frozen.entry"
         " WHERE inode IN (SELECT inode FROM main.dirent WHERE inode IS NOT NULL GROUP BY inode HAVING count(*) > 1)"
@@ -248,8 +255,4 @@ class Frozen:
             (position,),
         ):
             at, parent, name, id_, seq, origin, first = row[:7]
-            if first and row[7] is None:
-                raise IndexDamaged(
-                    f"{self.path}: {id_:x} has a name and no inode: rebuild the index from the tree"
-                )
             yield at, Dirent(parent, name, id_, seq, origin), inode_of(row[7:]) if first else None

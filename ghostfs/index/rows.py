@@ -53,14 +53,15 @@ class SQL:
     INODES_SINCE = f"SELECT {_FULL} FROM inode WHERE seq > ? ORDER BY seq"
     INODE_BLOCKS = "SELECT size, blocks FROM inode WHERE id = ?"
     INSERT_INODE = _INSERT_INODE
+    # Neither names backing_ino: SQLite would rewrite its index entry even if the value stays the same.
     SET_INODE = (
         "UPDATE inode SET kind = ?2, size = ?3, rdev = ?4, target = ?5, digest = ?6, mode = ?7, uid = ?8, gid = ?9,"
         " mtime_ns = ?10, xattrs = ?11, attr_seq = ?12, content_seq = ?13, seq = ?14, origin = ?15,"
-        " backing_ino = ?16, backing_ctime_ns = ?17, held = ?18, blocks = ?19 WHERE id = ?1"
+        " backing_ctime_ns = ?16, blocks = ?17 WHERE id = ?1"
     )
     SET_ATTRIBUTES = (
         "UPDATE inode SET mode = ?, uid = ?, gid = ?, mtime_ns = ?, xattrs = ?, attr_seq = ?, seq = ?,"
-        " origin = ?, backing_ino = ?, backing_ctime_ns = ? WHERE id = ?"
+        " origin = ?, backing_ctime_ns = ? WHERE id = ?"
     )
     SET_BACKING = "UPDATE inode SET backing_ino = ?, backing_ctime_ns = ? WHERE id = ?"
     DELETE_INODE = "DELETE FROM inode WHERE id = ?"

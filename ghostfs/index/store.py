@@ -16,16 +16,27 @@ from typing import Any, Self
 from ghostfs.errors import GhostError, IndexDamaged
 from ghostfs.index import holders
 from ghostfs.index.adopt import Adopt
+from ghostfs.index.check import check, recompute_fingerprint
 from ghostfs.index.commit import Commit, random_epoch
 from ghostfs.index.damage import reports_damage, translate
 from ghostfs.index.database import create_database, open_database
 from ghostfs.index.delta import Delta, DeltaStream, read_delta
-from ghostfs.index.fingerprint import dirent_term, inode_term, pack, unpack
+from ghostfs.index.fingerprint import pack, unpack
 from ghostfs.index.frozen import freeze
-from ghostfs.index.rows import INODE_FIXED, SQL, dirent_of, inode_of, signed64
+from ghostfs.index.rows import SQL, dirent_of, inode_of, signed64
 from ghostfs.index.schema import INDEX_FORMAT
 from ghostfs.index.state import Counts, SnapshotPosition, State
-from ghostfs.model import HELD, REPLICA_SHIFT, ROOT, Cursor, Dirent, Epoch, Inode, InodeId, Replica, Seq
+from ghostfs.model import (
+    REPLICA_SHIFT,
+    ROOT,
+    Cursor,
+    Dirent,
+    Epoch,
+    Inode,
+    InodeId,
+    Replica,
+    Seq,
+)
 
 _ID_SPREAD = 1 << 40
 """Counters start anywhere below this, so that ids of two epochs practically never meet."""
@@ -35,7 +46,9 @@ class Index:
     """One connection to an index, for any one thread at a time; open several for several threads.
 
     Reads outside a transaction see the last commit, of whichever process, and never half of one. Inside a
-    `commit()` or `adopt()` block, reads of the same object see what the block has done so far.
+    `commit()` or `adopt()` block, look-ups of cells through the same object see what the block has done so
+    far; the state changes with the block's end (ask the transaction for its own), and deltas and checks
+    cannot be asked for.
 
     Raises (every method):
         IndexDamaged: the database cannot be read; see `ghostfs.index.damage.set_aside`.
@@ -326,35 +339,17 @@ class Index:
     @reports_damage
     def recomputed_fingerprint(self) -> int:
         """The fingerprint from scratch, about 3 µs a cell: must equal `fingerprint()`."""
-        total = 0
-        for row in self._execute(f"SELECT {INODE_FIXED} FROM inode WHERE NOT held"):
-            total += inode_term(*row)
-        for row in self._execute(
-            "SELECT parent, name, inode FROM dirent WHERE inode IS NOT NULL AND parent <> ?", (HELD,)
-        ):
-            total += dirent_term(*row)
-        return total % (1 << 128)
+        return recompute_fingerprint(self._connection)
 
     @reports_damage
     def check(self) -> None:
         """Look at every page and every cell.
 
         Raises:
-            IndexDamaged: the database is broken, or the cells do not add up to the fingerprint.
+            IndexDamaged: the database is broken, the cells do not add up to the fingerprint, or a block
+                list is not the one that its inode's digest stands for.
         """
-        self._execute("BEGIN")
-        try:
-            (finding,) = self._execute("PRAGMA integrity_check(1)").fetchone()
-            if finding != "ok":
-                raise IndexDamaged(
-                    f"{self._path} is damaged ({finding}): set it aside and rebuild it from the tree"
-                )
-            if self.recomputed_fingerprint() != self.fingerprint():
-                raise IndexDamaged(
-                    f"{self._path}: the cells do not add up to the fingerprint: rebuild it from the tree"
-                )
-        finally:
-            self._execute("COMMIT")
+        check(self._connection, self._path)
 
     def _rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         try:
