@@ -10,6 +10,7 @@ __all__ = ["serve"]
 
 import errno
 import gc
+import logging
 import os
 import resource
 import signal
@@ -73,6 +74,15 @@ def _prepare_process() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0)  # the kernel has applied the caller's
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    logging.getLogger("pyfuse3").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not the answer that nobody waits for any more: its request was interrupted, or the mount has gone."""
+    return not (
+        str(record.msg).endswith("fuse_reply_* failed with %s")
+        and os.strerror(errno.ENOENT) in (record.args or ())
+    )
 
 
 class _Mount:

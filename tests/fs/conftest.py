@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 
 from ghostfs.errors import GhostError
 from ghostfs.fs.lifecycle import MountOptions, mount, unmount
-from ghostfs.fs.mounts import detach, find
+from ghostfs.fs.mounts import detach, find, mounted
 from ghostfs.mirror.layout import DataDir, SessionLayout
 from ghostfs.mirror.session import create_session
 
@@ -154,22 +154,14 @@ def fuse_for_all() -> Iterator[None]:
     device.chmod(before)
 
 
-def run_as_nobody(code: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs Python code as the user nobody."""
-    return subprocess.run(
-        [
-            "setpriv",
-            f"--reuid={NOBODY}",
-            f"--regid={NOBODY}",
-            "--clear-groups",
-            sys.executable,
-            "-c",
-            code,
-            *arguments,
-        ],
-        env=os.environ | {"HOME": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        check=check,
-        timeout=60,
-    )
+@pytest.fixture
+def shared_place(fuse_for_all: None) -> Iterator[Path]:
+    """A directory that belongs to nobody and that everybody can get to, which pytest's own is not."""
+    place = Path(tempfile.mkdtemp(prefix="ghostfs-test-"))
+    place.chmod(0o755)
+    os.chown(place, NOBODY, NOBODY)
+    yield place
+    for entry in mounted():
+        if place in entry.path.parents:
+            detach(entry.path, lazy=True)
+    shutil.rmtree(place)
