@@ -206,9 +206,15 @@ class FollowStream:
             await self._snapshots.release(snapshot)
 
     def _is_near(self, frozen: Frozen) -> bool:
-        """Whether what happened since a snapshot is little enough to follow it as a delta."""
+        """Whether what happened since a snapshot is little enough to follow it as a delta.
+
+        A node that has content gets the head itself: an older state could undo, for a moment, what the
+        node already shows.
+        """
         state = frozen.state
         with self._source.indexes.use() as index:
+            if self._has_content and index.head() != state.head:
+                return False
             if index.delta_size(state.head) > self._limits.delta_max_cells // 4:
                 return False
             try:
