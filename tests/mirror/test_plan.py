@@ -199,6 +199,15 @@ def test_a_file_goes_into_a_new_directory_of_its_name() -> None:
     ]
 
 
+def test_the_old_version_of_a_file_is_not_held_when_the_new_one_is_staged() -> None:
+    tree = Tree({at("f"): A, at("d"): B}, [cell(A), directory(B)])
+    staged = [cell(A, digest=b"new")]
+    into_new = made(tree, {at("f"): C, at("f", C): A}, staged=[directory(C), *staged])
+    assert entry_steps(into_new) == [Remove(A, at("f")), Create(C, at("f")), Create(A, at("f", C))]
+    swapped = made(tree, {at("f"): B, at("d"): A}, staged=staged)
+    assert entry_steps(swapped) == [Remove(A, at("f")), Move(B, at("d"), at("f")), Create(A, at("d"))]
+
+
 def test_a_file_where_a_directory_was_takes_the_name_first() -> None:
     tree = Tree(
         {at("d"): A, at("e", A): B, at("f", B): C, at("g", A): D},
@@ -258,9 +267,20 @@ def test_what_goes_into_a_directory_that_is_not_here_is_held_until_it_is() -> No
     ]
 
 
+def test_a_directory_may_go_below_one_that_was_below_it_and_is_held() -> None:
+    tree = Tree({at("a"): A, at("b", A): B}, [directory(A), directory(B)])
+    dirents: dict[Place, InodeId | None] = {
+        at("a"): None, at("b", A): None, at("b", C): B, at("a", B): A,
+    }  # fmt: skip
+    result = made(tree, dirents)
+    assert entry_steps(result) == [Hold(B, at("b", A)), Move(A, at("a"), at("a", B))]
+    assert result.unplaced == {at("b", C): B}
+
+
 def test_a_staged_inode_without_a_place_to_go_is_parked() -> None:
     result = made(Tree({}, []), {at("f", B): A}, staged=[cell(A)])
-    assert (result.steps, result.parked) == ((), {A})
+    assert not result.steps
+    assert result.parked == {A}
 
 
 def test_within_a_snapshot_nothing_is_removed() -> None:
