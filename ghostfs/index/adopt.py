@@ -149,6 +149,13 @@ class Adopt(Transaction):
             )
         ]
 
+    def is_current(self, id_: InodeId) -> bool:
+        """Whether a name of this inode has been stored since `mark_stale`."""
+        row = self._execute(
+            "SELECT 1 FROM dirent WHERE inode = ? AND generation = ? LIMIT 1", (id_, self._generation)
+        ).fetchone()
+        return row is not None
+
     def set_cursor(self, epoch: Epoch, seq: Seq) -> None:
         """Everything of the hub's `epoch` up to `seq` is in; epoch and head become these; no snapshot is open."""
         self._epoch, self._head, self._changed = epoch, seq, True
