@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["MirrorView", "Overview", "hub_of", "look", "look_at", "owner_of", "settle"]
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ghostfs.cli.output import hexadecimal
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MirrorView:
-    """One mirror. `problem` says why its index could not be read; all numbers are then 0. `owner` is the mount."""
+    """One mirror. `problem` says why its index could not be read; all numbers are then 0. `owner` is the mount.
+
+    `tree_path` is empty for a node's copy.
+    """
 
     name: str
     state_path: str
@@ -56,7 +59,7 @@ class MirrorView:
             "tombstones": self.tombstones,
             "bytes": self.bytes,
             "state": self.state_path,
-            "tree": self.tree_path,
+            "tree": self.tree_path or None,
             "mount": owner
             and {
                 "pid": owner.pid,
@@ -106,7 +109,7 @@ def look(data: DataDir) -> Overview:
         hub=hub,
         hub_problem=problem,
         sessions=tuple(look_at(data.session(name), hub) for name in data.session_names()),
-        copies=tuple(look_at(layout, None) for layout in _copies(data)),
+        copies=tuple(replace(look_at(layout, None), tree_path="") for layout in _copies(data)),
     )
 
 
@@ -160,7 +163,7 @@ def hub_of(data: DataDir) -> tuple[HubStatus | None, str]:
 
 
 def _copies(data: DataDir) -> list[SessionLayout]:
-    """The copies that a node keeps with this data directory. A copy's index says where its files are."""
+    """The copies that a node keeps with this data directory; where their trees are, only the node is told."""
     from ghostfs.mirror.layout import SessionLayout
 
     if not data.replicas.is_dir():

@@ -135,9 +135,9 @@ def _tables(overview: Overview) -> list[tuple[list[Column], list[list[str]]]]:
     if overview.sessions:
         tables.append((_SESSIONS, [_mirror_row(view, now) for view in overview.sessions]))
     if overview.copies:
-        columns = [Column("COPY OF"), *_SESSIONS[1:-1], Column("DIRECTORY")]
+        columns = [Column("COPY OF"), *_SESSIONS[1:5], Column("STATE")]
         tables.append(
-            (columns, [[*_mirror_row(view, now)[:-1], view.tree_path] for view in overview.copies])
+            (columns, [[*_mirror_row(view, now)[:5], view.state_path] for view in overview.copies])
         )
     nodes = [_node_row(view.name, member, now) for view in overview.sessions for member in view.members]
     if nodes:
