@@ -6,19 +6,16 @@ __all__ = ["Owner", "Ownership", "choose"]
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from ghostfs.errors import ConfigError
+from ghostfs.mirror.privileges import may_chown
 
 log = structlog.get_logger(__name__)
 
 Ownership = Literal["auto", "preserve", "mapped", "ignore"]
-
-_CAP_CHOWN = 0
-"""Number of the capability, from linux/capability.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ def choose(policy: Ownership, uid: int | None, gid: int | None, *, session: str)
     Raises:
         ConfigError: an owner is asked for that this process may not give.
     """
-    able = _may_chown()
+    able = may_chown()
     why = "set"
     if policy == "auto":
         policy = "preserve" if able else "ignore"
@@ -61,10 +58,3 @@ def choose(policy: Ownership, uid: int | None, gid: int | None, *, session: str)
         )
     log.info("ownership_chosen", session=session, ownership=policy, because=why)
     return Owner(policy, to_uid, to_gid) if policy == "mapped" else Owner(policy)
-
-
-def _may_chown() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_CHOWN & 1)
-    return os.geteuid() == 0

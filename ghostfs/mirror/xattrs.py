@@ -46,7 +46,7 @@ def decode_xattrs(encoded: bytes) -> dict[bytes, bytes]:
         begin = position + _HEAD.size
         position = begin + name_length + value_length
         name = encoded[begin : begin + name_length]
-        if position > len(encoded) or not PREFIX < name or not name.startswith(PREFIX) or b"\0" in name:
+        if position > len(encoded) or name == PREFIX or not name.startswith(PREFIX) or b"\0" in name:
             raise InvalidCell("extended attributes: cut off, or not a user attribute")
         if name <= last or name_length > _NAME_MAX:
             raise InvalidCell("extended attributes: out of order, or a name that is too long")

@@ -1,0 +1,176 @@
+"""The root of a replica's tree: is it the directory that it was, and does it still hold anything?
+
+A directory that was exchanged, emptied or not mounted looks like one whose user has deleted everything. To
+go on there could lose files, here or, once changes travel both ways, everywhere; so the replica halts.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Root", "open_index"]
+
+import json
+import os
+from typing import Any
+
+import structlog
+
+from ghostfs.errors import NodeHalted
+from ghostfs.index import Index, set_aside
+from ghostfs.mirror.layout import SessionLayout
+from ghostfs.model import ROOT
+
+log = structlog.get_logger(__name__)
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_KEY = "replica.root"
+_ADOPTING = "replica.adopting"
+
+
+def open_index(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
+    """The index and the root of a replica; both are made when there is no index yet.
+
+    Raises:
+        NodeHalted: the root is not what the index was made for, or holds files before the first sync.
+        IndexTooNew, IndexDamaged: the index cannot be used.
+    """
+    if layout.index_db.exists():
+        index = Index.open(layout.index_db, durable=True, holders=True)
+        try:
+            if index.meta(_KEY) is None:
+                return index, Root.make(
+                    layout, index, adopt=adopt
+                )  # a crash came before the root was noted
+            reason = _strange(layout, index)
+            if reason is None:
+                return index, Root(layout, index)
+            _refuse(layout, reason, unless=adopt)
+        except BaseException:
+            index.close()
+            raise
+        index.close()
+        aside = set_aside(layout.index_db)
+        log.warning("root_adopted", root=str(layout.tree), reason=reason, old_index=str(aside))
+    index = Index.create(layout.index_db, durable=True, holders=True)
+    try:
+        return index, Root.make(layout, index, adopt=adopt)
+    except BaseException:
+        index.close()
+        raise
+
+
+class Root:
+    """The open root directory, and what the index remembers of it."""
+
+    def __init__(self, layout: SessionLayout, index: Index) -> None:
+        """For a root that is what it should be."""
+        self._layout = layout
+        self._said: set[str] = set()
+        self.fd = os.open(layout.tree, _DIRECTORY)
+        self.adopting = index.meta(_ADOPTING) == "1"
+        self._filled = self.has_entries(index)
+
+    @classmethod
+    def make(cls, layout: SessionLayout, index: Index, *, adopt: bool) -> Root:
+        """The root of a replica that has nothing yet.
+
+        Raises:
+            NodeHalted: it holds files, and `adopt` is not given.
+        """
+        layout.tree.mkdir(parents=True, exist_ok=True)
+        holds_files = any(layout.tree.iterdir())
+        if holds_files:
+            _refuse(layout, "holds files before the first sync", unless=adopt)
+        with index.adopt() as transaction:
+            transaction.set_meta(_KEY, json.dumps(_identity(os.stat(layout.tree), os.statvfs(layout.tree))))
+            transaction.set_meta(_ADOPTING, "1" if holds_files else "0")
+        return cls(layout, index)
+
+    def check_filesystem(self, staging: int) -> None:
+        """Raises:
+        NodeHalted: the tree and its staging are on two filesystems, so nothing can be renamed between them.
+        """
+        if os.fstat(staging).st_dev != os.fstat(self.fd).st_dev:
+            raise NodeHalted(
+                f"{self._layout.tree} and {self._layout.staging} are on two filesystems: "
+                "mount the filesystem above both"
+            )
+
+    def check(self, index: Index) -> None:
+        """To be done before every batch.
+
+        Raises:
+            NodeHalted: the root is another directory than before, or was emptied.
+        """
+        try:
+            st = os.stat(self._layout.tree)
+        except OSError:
+            raise _halted(self._layout, "has vanished") from None
+        mine = os.fstat(self.fd)
+        if (st.st_ino, st.st_dev) != (mine.st_ino, mine.st_dev):
+            raise _halted(self._layout, "is another directory than before")
+        if self._filled and _is_empty(self._layout) and self.has_entries(index):
+            raise _halted(self._layout, "was emptied")
+
+    def has_entries(self, index: Index) -> bool:
+        """Whether the session, as far as it is here, has any entries."""
+        return bool(index.children(ROOT))
+
+    def seen(self, index: Index) -> None:
+        """A batch was published."""
+        self._filled = self._filled or self.has_entries(index)
+
+    def adopted(self, index: Index) -> None:
+        """A first sync is complete: what is not tracked now is the user's own."""
+        if self.adopting:
+            with index.adopt() as adopt:
+                adopt.set_meta(_ADOPTING, "0")
+            self.adopting = False
+
+    def first_time(self, what: str) -> bool:
+        """Whether this is asked for the first time since the replica was opened."""
+        first = what not in self._said
+        self._said.add(what)
+        return first
+
+    def close(self) -> None:
+        """Closes the directory; a second time does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _identity(st: os.stat_result, vfs: os.statvfs_result) -> dict[str, int]:
+    # A device number may change at a reboot, the id of a filesystem does not; some have no id.
+    return {"ino": st.st_ino, "dev": st.st_dev, "fsid": vfs.f_fsid}
+
+
+def _strange(layout: SessionLayout, index: Index) -> str | None:
+    """Why the root is not the one that the index was made for; None if it is."""
+    try:
+        now = _identity(os.stat(layout.tree), os.statvfs(layout.tree))
+    except OSError:
+        return "has vanished"
+    before: dict[str, Any] = json.loads(index.meta(_KEY) or "{}")
+    if now["ino"] != before["ino"] or (now["dev"] != before["dev"] and now["fsid"] != before["fsid"]):
+        return "is another directory than before"
+    if index.children(ROOT) and _is_empty(layout):
+        return "was emptied"
+    return None
+
+
+def _is_empty(layout: SessionLayout) -> bool:
+    with os.scandir(layout.tree) as entries:
+        return next(entries, None) is None
+
+
+def _refuse(layout: SessionLayout, reason: str, *, unless: bool) -> None:
+    if not unless:
+        raise _halted(layout, reason)
+
+
+def _halted(layout: SessionLayout, reason: str) -> NodeHalted:
+    return NodeHalted(
+        f"{layout.tree} {reason}: put it back (is its filesystem mounted?), or start the node with "
+        "--adopt-root to take it as it is: what is missing is fetched again, and files that differ from the "
+        "session's are kept beside them under conflict names"
+    )
