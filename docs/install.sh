@@ -63,11 +63,16 @@ fi
     "Python 3.11 or later is needed, and $python is $("$python" -V 2>&1 || echo 'not there'): set PYTHON to one"
 "$python" -c "$headers" || fail "$python has no headers (Python.h): install its -dev package"
 
-# --- the kernel's side: a bare root may lack the device node ----------------------------------------------
+# --- what a bare root may lack ---------------------------------------------------------------------------
 [ -r /proc/self/mountinfo ] || fail "/proc is not mounted: mount -t proc proc /proc"
 if [ ! -e /dev/fuse ]; then
     say "making /dev/fuse"
     as_root sh -c 'modprobe fuse 2>/dev/null; [ -e /dev/fuse ] || { mknod /dev/fuse c 10 229 && chmod 666 /dev/fuse; }'
+fi
+
+if [ ! -e /etc/mtab ]; then
+    say "making /etc/mtab, which fusermount3 reads"
+    as_root ln -sf ../proc/self/mounts /etc/mtab
 fi
 
 # --- the virtual environment; the stamp says what it was made from ---------------------------------------

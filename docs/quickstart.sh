@@ -12,7 +12,9 @@ PATH="$checkout/.venv/bin:$PATH"
 export PATH
 unset GHOSTFS_DATA_DIR
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold= plain=
+if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 fail() { echo "quickstart: $*" >&2; exit 1; }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/ghostfs-quickstart.XXXXXX")
@@ -29,18 +31,18 @@ clean_up() {
     trap - EXIT INT TERM
     [ -z "$copy_pid" ] || { kill "$copy_pid" 2>/dev/null; wait "$copy_pid" 2>/dev/null; } || true
     if mountpoint -q "$work/demo" 2>/dev/null || [ -n "${mounted:-}" ]; then
-        ghostfs --data-dir "$work/hub" umount "$work/demo" || code=1
+        ghostfs --data-dir "$work/hub" umount "$work/demo" || { code=1; fusermount3 -uz "$work/demo" || true; }
     fi
     stop "$node1_pid" "first node" || code=1
     stop "$node2_pid" "second node" || code=1
     stop "$hub_pid" hub || code=1
-    if [ "$code" != 0 ]; then
+    if [ "$code" != 0 ] && [ "$code" -lt 128 ]; then
         for log in "$work"/*.log "$work"/hub/sessions/demo/mount.log; do
             [ -s "$log" ] && { echo "--- $log"; tail -n 20 "$log"; } >&2
         done
         echo "quickstart: failed" >&2
     fi
-    rm -rf "$work"
+    rm -rf --one-file-system "$work"
     exit "$code"
 }
 trap clean_up EXIT
