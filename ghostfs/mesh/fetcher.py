@@ -110,7 +110,17 @@ class Fetcher:
             InvalidCell: the hub sent what was not asked for, or content that is not what its digest says.
             grpc.aio.AioRpcError: the connection failed.
         """
+        received = 0
         self._superseded.clear()
+        before = -1
+        # A block that a superseded file was to bring may be wanted for another file.
+        while len(self._superseded) > before:
+            before = len(self._superseded)
+            received += await self._pass()
+        return received
+
+    async def _pass(self) -> int:
+        """Fetch what `missing` gives now."""
         wants = await self._thread.run_to_end(lambda: iter(self._replica.missing()))
         received = 0
         tasks: set[asyncio.Task[int]] = set()

@@ -180,6 +180,10 @@ class Follower:
                 if batch is not None:
                     ack = await self._apply(replica, fetcher, batch, committed_ns)
                     await call.write(pb.FollowRequest(ack=ack))
+                if batch is not None or event.HasField("heartbeat"):
+                    # All is well only now: a batch that fails every time must not be tried at full speed.
+                    self._backoff.reset()
+                    self._trouble = ""
                 self._check_parked()
         finally:
             call.cancel()
@@ -206,13 +210,11 @@ class Follower:
         return event
 
     def _heard(self) -> None:
-        """The hub speaks: all is well with the line."""
+        """The hub speaks."""
         if self.state is FollowerState.CONNECTING:
             self.state = FollowerState.FOLLOWING
             metrics.CONNECTED.labels(self.session).set(1)
             self._log.info("following", hub=self._link.shown)
-            self._backoff.reset()
-            self._trouble = ""
 
     async def _apply(
         self, replica: Replicating, fetcher: Fetcher, batch: Batch, committed_ns: int

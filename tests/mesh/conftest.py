@@ -38,7 +38,7 @@ class MadeSession:
         self.layout.tree.mkdir(parents=True)
         self.tree = self.layout.tree
         self.index = Index.create(self.layout.index_db)
-        self._ids: dict[int, InodeId] = {}
+        self._ids: dict[tuple[int, Kind], InodeId] = {}
         self.sync()
 
     def new_index(self) -> None:
@@ -56,10 +56,10 @@ class MadeSession:
         folders = [(ROOT, self.tree)]
         for parent, folder in folders:
             for entry in sorted(folder.iterdir()):
-                ino = entry.lstat().st_ino
-                if ino not in self._ids:
-                    self._ids[ino] = InodeId(self.index.allocate_ids(1)[0])
-                inode = self._inode(self._ids[ino], entry)
+                key = _key(entry)
+                if key not in self._ids:
+                    self._ids[key] = InodeId(self.index.allocate_ids(1)[0])
+                inode = self._inode(self._ids[key], entry)
                 found[parent, os.fsencode(entry.name)] = inode.id
                 if str(entry.relative_to(self.tree)) not in skip:
                     inodes.append(inode)
@@ -77,11 +77,11 @@ class MadeSession:
             live = {ROOT, *found.values()}
             for gone in [i.id for i in self.index.all_inodes() if i.id not in live]:
                 commit.drop_inode(gone)
-                self._ids = {ino: id_ for ino, id_ in self._ids.items() if id_ != gone}
+                self._ids = {key: id_ for key, id_ in self._ids.items() if id_ != gone}
 
     def id_of(self, path: str) -> InodeId:
         """The inode id of a path, as committed."""
-        return self._ids[(self.tree / path).lstat().st_ino]
+        return self._ids[_key(self.tree / path)]
 
     def picture(self) -> Tree:
         """What lies in the tree."""
@@ -119,6 +119,12 @@ class MadeSession:
         data = path.read_bytes()
         blocks = scan(lambda offset, length: data[offset : offset + length], len(data), [(0, len(data))])
         return replace(inode, size=len(data), digest=blocks.digest(), blocks=blocks.encode())
+
+
+def _key(path: Path) -> tuple[int, Kind]:
+    """What an object is known by: a number alone may be given again to another kind of object."""
+    status = path.lstat()
+    return status.st_ino, kind_of_mode(status.st_mode)
 
 
 class MemoryReplica:
