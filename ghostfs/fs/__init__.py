@@ -1,6 +1,7 @@
 """The mount: a live mirror as a filesystem of the kernel. pyfuse3 and trio are used here and nowhere else.
 
     operations    one handler a request, each as thin as can be
+    boundary      exceptions in, errno out
     attributes    stat results as the kernel wants them
     handles       the numbers of open files and directories
     overlay       `.skills`, the read-only registry at a session's root

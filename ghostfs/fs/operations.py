@@ -1,8 +1,7 @@
 """The handlers of the kernel's requests: the translation from FUSE to the live mirror, and nothing else.
 
-`OSError` becomes its errno here and nowhere else. Any other exception is a bug: it is logged with its
-traceback, counted, and answered with EIO; the mount lives. Handlers run on the loop's thread and do not
-await, so each is atomic to the others; only what may block for long goes to a worker thread.
+Handlers run on the loop's thread and do not await, so each is atomic to the others; only what may block
+for long goes to a worker thread. What becomes of their exceptions is `boundary`'s affair.
 """
 
 from __future__ import annotations
@@ -12,22 +11,20 @@ __all__ = ["Operations"]
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import pyfuse3
-import structlog
 import trio
 from pyfuse3 import FUSEError
 
 from ghostfs.fs.attributes import NO_ENTRY, entry_of, statvfs_of
+from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.mirror.live import Mirror
 from ghostfs.model import ROOT, InodeId
 from ghostfs.names import NAME_MAX, OVERLAY
-
-log = structlog.get_logger(__name__)
 
 _IGNORED_FLAGS: Final = ~(os.O_DIRECT | os.O_SYNC | os.O_APPEND | os.O_NOATIME)
 """Open flags that are the kernel's affair: it aligns and appends itself, and follows a synchronous write
@@ -35,40 +32,6 @@ with a request to fsync."""
 
 _NO_PARENT_INODE: Final = 0xFFFF_FFFF
 """What readdir shows for `..`, as libfuse does where the number is not known."""
-
-_Answer = Callable[..., Coroutine[Any, Any, Any]]
-
-
-def _handler(function: Callable[..., Any]) -> _Answer:
-    operation = function.__name__
-
-    async def handle(self: Operations, *arguments: Any) -> Any:
-        self.requests += 1
-        try:
-            return function(self, *arguments)
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
-        except FUSEError:
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever it is, the mount lives)
-            raise FUSEError(self.bug(operation, error)) from None
-
-    return handle
-
-
-def _blocking_handler(function: Callable[..., Awaitable[Any]]) -> _Answer:
-    operation = function.__name__
-
-    async def handle(self: Operations, *arguments: Any) -> Any:
-        self.requests += 1
-        try:
-            return await function(self, *arguments)
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
-        except Exception as error:  # noqa: BLE001 (whatever it is, the mount lives)
-            raise FUSEError(self.bug(operation, error)) from None
-
-    return handle
 
 
 class Operations(pyfuse3.Operations):
@@ -98,15 +61,9 @@ class Operations(pyfuse3.Operations):
         """How many files are open."""
         return len(self._files)
 
-    def bug(self, operation: str, error: Exception) -> int:
-        """Logs and counts an exception that nobody foresaw; the errno to answer with."""
-        self.bugs += 1
-        log.error("handler_failed", operation=operation, exc_info=error)
-        return errno.EIO
-
     # --- names -----------------------------------------------------------------------------------------
 
-    @_handler
+    @handler
     def lookup(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if claims(parent, name):
             return self._overlay.lookup(parent, name)
@@ -133,9 +90,9 @@ class Operations(pyfuse3.Operations):
             try:
                 self._mirror.forget(InodeId(inode))
             except Exception as error:  # noqa: BLE001 (see above)
-                self.bug("forget", error)
+                record_bug(self, "forget", error)
 
-    @_handler
+    @handler
     def mknod(
         self, parent: InodeId, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -143,7 +100,7 @@ class Operations(pyfuse3.Operations):
             refuse()
         return self._known(*self._mirror.mknod(parent, name, mode, rdev, ctx.uid, ctx.gid))
 
-    @_handler
+    @handler
     def mkdir(
         self, parent: InodeId, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -151,7 +108,7 @@ class Operations(pyfuse3.Operations):
             refuse()
         return self._known(*self._mirror.mkdir(parent, name, stat.S_IMODE(mode), ctx.uid, ctx.gid))
 
-    @_handler
+    @handler
     def symlink(
         self, parent: InodeId, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -159,7 +116,7 @@ class Operations(pyfuse3.Operations):
             refuse()
         return self._known(*self._mirror.symlink(parent, name, target, ctx.uid, ctx.gid))
 
-    @_handler
+    @handler
     def link(
         self, inode: InodeId, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -167,13 +124,13 @@ class Operations(pyfuse3.Operations):
             refuse()
         return self._known(inode, self._mirror.link(inode, parent, name))
 
-    @_handler
+    @handler
     def unlink(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
         if claims(parent, name):
             refuse()
         self._mirror.unlink(parent, name)
 
-    @_handler
+    @handler
     def rmdir(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
         if claims(parent, name):
             refuse()
@@ -184,7 +141,7 @@ class Operations(pyfuse3.Operations):
             self._removed[inode] = entry = entry_of(inode, st)
             entry.st_nlink = 0
 
-    @_handler
+    @handler
     def rename(
         self,
         parent: InodeId,
@@ -198,7 +155,7 @@ class Operations(pyfuse3.Operations):
             refuse()
         self._mirror.rename(parent, name, new_parent, new_name, flags)
 
-    @_handler
+    @handler
     def readlink(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> bytes:
         if is_virtual(inode):
             return self._overlay.readlink(inode)
@@ -206,14 +163,14 @@ class Operations(pyfuse3.Operations):
 
     # --- attributes ------------------------------------------------------------------------------------
 
-    @_handler
+    @handler
     def getattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if is_virtual(inode):
             return self._overlay.getattr(inode)
         removed = self._removed.get(inode)
         return entry_of(inode, self._mirror.getattr(inode)) if removed is None else removed
 
-    @_handler
+    @handler
     def setattr(
         self,
         inode: InodeId,
@@ -236,18 +193,18 @@ class Operations(pyfuse3.Operations):
         )
         return entry_of(inode, st)
 
-    @_handler
+    @handler
     def statfs(self, _ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         return statvfs_of(self._mirror.statfs())
 
-    @_handler
+    @handler
     def access(self, _inode: InodeId, _mode: int, _ctx: pyfuse3.RequestContext) -> bool:
         # The kernel checks permissions itself, and after this answer never asks again.
         raise FUSEError(errno.ENOSYS)
 
     # --- open files ------------------------------------------------------------------------------------
 
-    @_handler
+    @handler
     def create(
         self, parent: InodeId, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
@@ -259,7 +216,7 @@ class Operations(pyfuse3.Operations):
         )
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle)), self._known(inode, st)
 
-    @_handler
+    @handler
     def open(self, inode: InodeId, flags: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         # keep_cache is pyfuse3's default: content changes through this mount, or the inode gets another id.
         if is_virtual(inode):
@@ -268,26 +225,26 @@ class Operations(pyfuse3.Operations):
         handle = self._mirror.open_file(inode, flags & _IGNORED_FLAGS)
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle))
 
-    @_handler
+    @handler
     def read(self, fh: int, offset: int, size: int) -> bytes:
         handle = self._files.get(fh)
         if handle is None:
             return self._handles.overlay_file(fh).read(offset, size)
         return self._mirror.read(handle, offset, size)
 
-    @_handler
+    @handler
     def write(self, fh: int, offset: int, data: bytes) -> int:
         handle = self._files.get(fh)
         if handle is None:
             refuse()
         return self._mirror.write(handle, offset, data)
 
-    @_handler
+    @handler
     def flush(self, _fh: int) -> None:
         # Content settles at release; after this answer close(2) makes no request of its own.
         raise FUSEError(errno.ENOSYS)
 
-    @_handler
+    @handler
     def release(self, fh: int) -> None:
         handle = self._files.pop(fh, None)
         if handle is None:
@@ -296,7 +253,7 @@ class Operations(pyfuse3.Operations):
         else:
             self._mirror.release(handle)
 
-    @_blocking_handler
+    @blocking_handler
     async def fsync(self, fh: int, datasync: bool) -> None:
         handle = self._files.get(fh)
         if handle is not None:
@@ -304,11 +261,11 @@ class Operations(pyfuse3.Operations):
 
     # --- directories -----------------------------------------------------------------------------------
 
-    @_handler
+    @handler
     def opendir(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> int:
         return self._handles.add_directory(OpenDirectory(inode))
 
-    @_handler
+    @handler
     def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Positions are indexes into a snapshot of names; each entry is looked up as it is told, because
         attributes that the kernel is told must be those of now."""
@@ -327,11 +284,11 @@ class Operations(pyfuse3.Operations):
             if position > 1:
                 self._count(entry.st_ino)
 
-    @_handler
+    @handler
     def releasedir(self, fh: int) -> None:
         self._handles.directories.pop(fh, None)
 
-    @_blocking_handler
+    @blocking_handler
     async def fsyncdir(self, fh: int, _datasync: bool) -> None:
         inode = self._handles.directory(fh).inode
         if not is_virtual(inode):
@@ -339,7 +296,7 @@ class Operations(pyfuse3.Operations):
 
     # --- extended attributes ---------------------------------------------------------------------------
 
-    @_handler
+    @handler
     def getxattr(self, inode: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> bytes:
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)  # never asked again: else the kernel asks before every write
@@ -347,18 +304,18 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENODATA)
         return self._mirror.getxattr(inode, name)
 
-    @_handler
+    @handler
     def listxattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)
         return [] if is_virtual(inode) else self._mirror.listxattr(inode)
 
-    @_handler
+    @handler
     def setxattr(self, inode: InodeId, name: bytes, value: bytes, _ctx: pyfuse3.RequestContext) -> None:
         self._check_xattr(inode)
         self._mirror.setxattr(inode, name, value)
 
-    @_handler
+    @handler
     def removexattr(self, inode: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
         self._check_xattr(inode)
         self._mirror.removexattr(inode, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["serve"]
 
+import contextlib
 import errno
 import gc
 import logging
@@ -17,14 +18,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyfuse3
 import structlog
 import trio
 
-from ghostfs.errors import MountError
+from ghostfs.errors import ConfigError, MountError
 from ghostfs.fs.control import ControlServer, Heads
 from ghostfs.fs.mounts import detach, find, source_name, users_of
 from ghostfs.fs.operations import Operations
@@ -46,6 +47,9 @@ _TASKS = 64
 _SWITCH_INTERVAL_S = 0.0005
 """How long the capture thread may keep the interpreter from the request loop."""
 
+_DRAIN_TIMEOUT_S = 120.0
+"""How long a disk may stay full at the end before the index is left to the next start."""
+
 _READ_AHEAD_KIB = 1024
 """What the kernel reads ahead of a sequential reader; its default is 128. One request carries 1 MiB."""
 
@@ -63,10 +67,37 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
     _prepare_process()
     owned = OwnedMirror.open(layout, options.mirror)
     try:
-        _Mount(options, owned, mountpoint, on_ready).run()
+        with _metrics(options.metrics_listen):
+            _Mount(options, owned, mountpoint, on_ready).run()
     finally:
-        clean = owned.close()
+        clean = owned.close(timeout=_DRAIN_TIMEOUT_S)
     log.info("unmounted", session=options.session, mountpoint=str(mountpoint), clean=clean)
+    if not clean:
+        raise MountError(
+            f"session {options.session} is unmounted, but its index is not up to date ({owned.capture.trouble}): "
+            "nothing is lost, the next mount brings it up to date"
+        )
+
+
+@contextlib.contextmanager
+def _metrics(address: str) -> Iterator[None]:
+    """Serves metrics while inside. A port that is taken, by the hub perhaps, is no reason not to mount."""
+    if not address:
+        yield
+        return
+    # Not at the top: most mounts never load an HTTP server.
+    from ghostfs import metrics
+
+    try:
+        endpoint = metrics.serve(address)
+    except ConfigError as error:
+        log.warning("metrics_not_served", error=str(error))
+        yield
+        return
+    try:
+        yield
+    finally:
+        endpoint.close()
 
 
 def _prepare_process() -> None:

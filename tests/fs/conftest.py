@@ -116,7 +116,7 @@ def shared_mount(
 def overlay_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A mounted session with a registry, whose tree held the overlay's name before it was ever mounted."""
     made = Workspaces(tmp_path_factory.mktemp("overlay"))
-    workspace = made.make(xattrs=True)
+    workspace = made.make(xattrs=True, allow_other=True)
     create_session(workspace.layout)
     for name in (".skills", ".SKILLS"):
         (workspace.layout.tree / name).mkdir()

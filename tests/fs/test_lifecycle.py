@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from ghostfs.errors import MountError, SessionBusy, SessionNotFound
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 FOREGROUND = """
 import sys
+import urllib.request
 from pathlib import Path
 from ghostfs.fs.lifecycle import MountOptions, mount
 mount(MountOptions.from_json(sys.stdin.readline()))
@@ -419,3 +422,30 @@ def test_paths_with_odd_characters(workspaces: Workspaces) -> None:
 def test_detaching_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"\[Errno 22\]"):
         detach(tmp_path, lazy=True)
+
+
+def test_metrics_are_served_and_a_taken_port_does_not_matter(workspaces: Workspaces) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        first = workspaces.make("first", metrics_listen=f"127.0.0.1:{port}")
+        first.mount()
+        assert "metrics_not_served" in [event["event"] for event in first.log()]
+        first.unmount()
+    second = workspaces.make("second", metrics_listen=f"127.0.0.1:{port}")
+    second.mount()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert b"ghostfs_fuse_handler_errors" in answer.read()
+
+
+def test_an_idle_mount_sleeps(workspace: Workspace) -> None:
+    for number in range(500):
+        (workspace.path / f"f{number}").touch()
+    with ControlClient(workspace.layout.control_socket) as client:
+        client.request(pb.ControlRequest(settle=pb.Settle()))
+    process = psutil.Process(workspace.pid())
+    before = process.cpu_times()
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(["sleep", "60"], timeout=1, check=False)
+    after = process.cpu_times()
+    assert (after.user + after.system) - (before.user + before.system) < 0.1

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -332,3 +333,17 @@ def test_a_second_reader_sees_each_change_at_once(here: Path) -> None:
                 writer.write(b"b")
             assert os.stat(path).st_size == size
             assert len(os.pread(reader.fileno(), 100, 0)) == size
+
+
+def test_fsyncs_of_many_writers_overlap(here: Path) -> None:
+    def work(number: int) -> int:
+        for turn in range(15):
+            fd = os.open(here / f"f{number}", os.O_CREAT | os.O_RDWR)
+            os.pwrite(fd, b"%d" % turn * 1000, turn * 1000)
+            os.fsync(fd)
+            os.close(fd)
+            (here / f"f{(number + 1) % 8}").exists()
+        return (here / f"f{number}").stat().st_size
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == [14000 + 2000] * 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,3 +276,27 @@ def test_a_registry_that_is_not_there_is_an_empty_one(kernel: Kernel, listed: An
 def test_a_fold_of_the_overlays_name_is_not_there(kernel: Kernel) -> None:
     (kernel.owned.layout.tree / ".SKILLS").mkdir()
     assert kernel("lookup", ROOT, b".SKILLS", CALLER).st_ino == 0
+
+
+def test_others_are_served_while_the_disk_is_waited_for(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def slow(*_: object, **__: object) -> None:
+        started.set()
+        assert release.wait(30)
+
+    info, entry = kernel("create", ROOT, b"f", 0o100600, os.O_RDWR, CALLER)
+    monkeypatch.setattr(kernel.owned.mirror, "fsync", slow)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.operations.fsync, info.fh, False)
+            await trio.to_thread.run_sync(started.wait)
+            found = await kernel.operations.lookup(ROOT, b"f", CALLER)
+            assert found.st_ino == entry.st_ino
+            release.set()
+
+    trio.run(main)
+    kernel("release", info.fh)

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +168,20 @@ def test_what_is_added_to_the_registry_shows_without_a_new_mount(overlay_mount: 
         assert "later" in os.listdir(overlay_mount / ".skills")
     finally:
         (registry / "later").rmdir()
+
+
+def test_another_user_is_told_the_same(overlay_mount: Path) -> None:
+    code = (
+        "import os\n"
+        "for act in (lambda: os.mkdir('.skills/x'), lambda: os.open('.skills/pdf/v1/SKILL.md', os.O_WRONLY),\n"
+        "            lambda: os.unlink('.skills/.gitignore'), lambda: os.rename('.skills/pdf', 'own/pdf')):\n"
+        "    try: act()\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    overlay_mount.chmod(0o777)
+    (overlay_mount / "own").chmod(0o777)
+    who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    said = subprocess.run(
+        [*who, sys.executable, "-c", code], cwd=overlay_mount, capture_output=True, check=True
+    )
+    assert said.stdout.split() == [b"30"] * 4
