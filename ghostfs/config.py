@@ -42,7 +42,6 @@ from ghostfs.errors import ConfigError
 ENV_PREFIX = "GHOSTFS_"
 _CONFIG_VARIABLE = "GHOSTFS_CONFIG"
 _file_values: ContextVar[dict[str, Any]] = ContextVar("_file_values", default={})  # noqa: B039 (never changed)
-_MS = 1_000_000
 _MIB = 1 << 20
 
 
@@ -193,11 +192,6 @@ class Settings(BaseSettings):
         None,
         description="Group of every file when ownership is mapped; not set: the group that runs the node.",
     )
-    staging_max_mib: Annotated[int, Ge(0), Le(1 << 30)] = Field(
-        0,
-        description="Most that files on their way in may take in staging; 0 is as much as the filesystem has.",
-        json_schema_extra=_unit("MiB"),
-    )
 
     _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
 
@@ -245,21 +239,6 @@ class Settings(BaseSettings):
     def source(self, name: str) -> Source:
         """Where the value of the setting `name` came from."""
         return self._sources.get(name, Source.DEFAULT)
-
-    @property
-    def settle_quiet_ns(self) -> int:
-        """`settle_quiet_ms` in nanoseconds."""
-        return self.settle_quiet_ms * _MS
-
-    @property
-    def settle_max_age_ns(self) -> int:
-        """`settle_max_age_ms` in nanoseconds."""
-        return self.settle_max_age_ms * _MS
-
-    @property
-    def commit_interval_s(self) -> float:
-        """`commit_interval_ms` in seconds."""
-        return self.commit_interval_ms / 1000
 
     @property
     def fetch_window_bytes(self) -> int:

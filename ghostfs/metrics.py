@@ -11,18 +11,14 @@ __all__ = [
     "BLOCKS_SENT",
     "BLOCKS_SUPERSEDED",
     "BYTES_FETCHED",
-    "BYTES_REUSED",
     "BYTES_SENT",
     "CELLS_APPLIED",
-    "CELLS_COMMITTED",
     "CELLS_REFUSED",
-    "COMMITS",
     "CONFLICTS",
     "CONNECTED",
     "DRIFT",
     "FOLLOWERS",
     "HANDLER_ERRORS",
-    "PUBLISH_SECONDS",
     "RECONNECTS",
     "REGISTRY",
     "Endpoint",
@@ -41,7 +37,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     generate_latest,
     start_http_server,
@@ -60,8 +55,6 @@ def _counter(name: str, what: str, *labels: str) -> Counter:
 
 
 HANDLER_ERRORS = _counter("fuse_handler_errors", "Requests that a bug turned into EIO", "operation")
-COMMITS = _counter("index_commits", "Transactions that changed an index", "session")
-CELLS_COMMITTED = _counter("index_cells_committed", "Cell changes committed to an index", "session")
 
 FOLLOWERS = Gauge(
     "ghostfs_hub_followers", "Nodes that follow a session now", ["session"], registry=REGISTRY
@@ -80,16 +73,8 @@ RECONNECTS = _counter("node_reconnects", "Times that a node lost its hub", "sess
 BATCHES_APPLIED = _counter("node_batches_applied", "Deltas and snapshot chunks made durable", "session")
 CELLS_APPLIED = _counter("node_cells_applied", "Cells made durable", "session")
 BYTES_FETCHED = _counter("node_bytes_fetched", "Bytes of blocks that came from the hub", "session")
-BYTES_REUSED = _counter("node_bytes_reused", "Bytes of blocks that the node already had", "session")
 CONFLICTS = _counter("conflicts", "Conflict copies that were made", "session")
 DRIFT = _counter("drift", "Fingerprints that should have been equal and were not", "session")
-PUBLISH_SECONDS = Histogram(
-    "ghostfs_node_publish_seconds",
-    "From complete in staging to durable in the tree",
-    ["session"],
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10),
-    registry=REGISTRY,
-)
 
 
 class _Watched(Collector):
