@@ -167,11 +167,6 @@ class Settings(BaseSettings):
         description="A node that is further behind than this is brought up by a snapshot instead of a delta.",
         json_schema_extra=_unit("cells"),
     )
-    tombstone_retention_days: Annotated[int, Ge(0), Le(36_500)] = Field(
-        7,
-        description="How long the memory of a deletion is kept for nodes that have not seen it; a node away for longer gets a snapshot.",
-        json_schema_extra=_unit("days"),
-    )
     reconnect_min_ms: Annotated[int, Ge(1), Le(3_600_000)] = Field(
         100,
         description="A node's first wait before it tries to reach the hub again; doubled at each failure, with jitter.",

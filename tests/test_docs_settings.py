@@ -30,7 +30,6 @@ def test_every_setting_is_used() -> None:
         for path in (CHECKOUT / "ghostfs").rglob("*.py")
         if path.name != "config.py" and path.parent.name != "v1"
     ]
-    texts = "
-".join(sources)
+    texts = "\n".join(sources)
     unused = [s.name for s in describe() if f"settings.{re.sub('_(mib|kib|ms)$', '', s.name)}" not in texts]
     assert not unused
