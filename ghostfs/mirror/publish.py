@@ -177,11 +177,7 @@ class Publisher:
             named = (step.inode_a, step.inode_b) if isinstance(step, Exchange) else (step.inode,)
             for inode in named:
                 if inode not in objects:
-                    row = (
-                        None
-                        if inode in new and isinstance(step, Create)
-                        else self._index.inode_light(inode)
-                    )
+                    row = self._index.inode_light(inode)
                     old = None if row is None or row.backing is None else row.backing.ino
                     objects[inode] = Objects(old, new.get(inode))
         return objects

@@ -282,9 +282,12 @@ class Node:
     def replica(self) -> Replica:
         if self._replica is None:
             self._replica = Replica.open(
-                self.layout, self.settings, adopt_root=self.adopt, between=lambda step: self.between(step)
+                self.layout, self.settings, adopt_root=self.adopt, between=self._between
             )
         return self._replica
+
+    def _between(self, step: int) -> None:
+        self.between(step)
 
     def close(self) -> None:
         if self._replica is not None:
