@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,28 +81,24 @@ def build_with_make(project: Path) -> None:
 
 
 def install_into_venv(project: Path) -> None:
+    """A venv (whose pip is some 900 files), and a wheel of 300 modules made here: no registry is asked."""
     project.mkdir()
-    package = project / "package"
-    package.mkdir()
-    (package / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
-        '[project]\nname = "small-package"\nversion = "1.0"\n[tool.setuptools]\npy-modules = ["small"]\n'
+    wheel = project / "small_package-1.0-py3-none-any.whl"
+    info = "small_package-1.0.dist-info"
+    files = {f"small/part{n}.py": f"NUMBER = {n}\n" for n in range(300)}
+    files["small/__init__.py"] = "ANSWER = 42\n"
+    files[f"{info}/METADATA"] = "Metadata-Version: 2.1\nName: small-package\nVersion: 1.0\n"
+    files[f"{info}/WHEEL"] = (
+        "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
-    (package / "small.py").write_text("ANSWER = 42\n")
-    run(sys.executable, "-m", "venv", "--system-site-packages", "venv", cwd=project)
-    python = project / "venv" / "bin" / "python"
-    run(
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-index",
-        "--no-build-isolation",
-        "./package",
-        cwd=project,
-    )
-    run(str(python), "-c", "import small; assert small.ANSWER == 42", cwd=project)
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    run(sys.executable, "-m", "venv", "venv", cwd=project)
+    python = str(project / "venv" / "bin" / "python")
+    run(python, "-m", "pip", "install", "-q", "--no-index", str(wheel), cwd=project)
+    run(python, "-c", "import small.part299 as part; assert part.NUMBER == 299", cwd=project)
 
 
 def use_sqlite(path: Path, *, writers: int, rows: int) -> None:
