@@ -105,11 +105,10 @@ class Assembly:
         self._whole.discard(inode)
         for index in self._wanted.pop(inode, ()):
             digest = self._digest(inode, index)
-            left = [at for at in self._fetching[digest] if at[0] != inode]
+            readers = self._fetching.pop(digest, [])  # gone already if the file has the block twice
+            left = [at for at in readers if at[0] != inode]
             if left:
                 self._fetching[digest] = left
-            else:
-                del self._fetching[digest]
 
     def complete(self) -> set[InodeId]:
         """The files that lack nothing."""

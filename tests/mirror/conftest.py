@@ -286,6 +286,10 @@ class Node:
             )
         return self._replica
 
+    def open(self) -> None:
+        """Only opens it, which finishes what a kill left."""
+        assert self.replica
+
     def _between(self, step: int) -> None:
         self.between(step)
 

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def in_child(work: Callable[[], None]) -> int:
     if pid == 0:
         try:
             work()
-        except BaseException:  # noqa: BLE001 - a forked test process must not go on as pytest
+        except BaseException:
             os._exit(1)
         os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -106,10 +107,10 @@ def test_killed_at_every_step(step_count: int, new_world: Any, discard: Any) -> 
         world = new_world()
         batch = begin(world)
         world.node.between = kill_at(number)
-        assert in_child(lambda: world.node.apply(world.hub, batch)) == signal.SIGKILL
+        assert in_child(partial(world.node.apply, world.hub, batch)) == signal.SIGKILL
         # Killed once more while it makes up for it.
         world.node.between = kill_at(random.Random(number).randint(0, step_count))
-        assert in_child(lambda: world.node.replica) == signal.SIGKILL
+        assert in_child(world.node.open) == signal.SIGKILL
         world.node.between = nothing
         assert world.node.replica.position().cursor.seq == batch.head
         world.assert_equal()
@@ -133,7 +134,7 @@ def test_killed_around_the_plan(world: Any, monkeypatch: pytest.MonkeyPatch, mom
 
     with monkeypatch.context() as patch:
         patch.setattr(planlog.PlanLog, name, die)
-        assert in_child(lambda: world.node.apply(world.hub, batch)) == signal.SIGKILL
+        assert in_child(partial(world.node.apply, world.hub, batch)) == signal.SIGKILL
     done = world.node.replica.position().cursor.seq == batch.head
     assert done is (name == "clear")
     if not done:
@@ -150,7 +151,7 @@ def test_killed_between_the_steps_and_the_index(world: Any, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(publish.Publisher, "_commit", die)
-        assert in_child(lambda: world.node.apply(world.hub, batch)) == signal.SIGKILL
+        assert in_child(partial(world.node.apply, world.hub, batch)) == signal.SIGKILL
     assert world.node.replica.position().cursor.seq == batch.head
     world.assert_equal()
 
@@ -204,7 +205,7 @@ def test_what_a_user_writes_after_the_kill_is_kept(step_count: int, new_world: A
         world = new_world()
         batch = begin(world)
         world.node.between = kill_at(number)
-        assert in_child(lambda: world.node.apply(world.hub, batch)) == signal.SIGKILL
+        assert in_child(partial(world.node.apply, world.hub, batch)) == signal.SIGKILL
         mine = set()
         for path in [p for p in world.node.tree.rglob("*") if p.is_file() and not p.is_symlink()]:
             if path.stat().st_nlink == 1:
