@@ -1,0 +1,30 @@
+"""Deltas and blocks between machines, over gRPC on asyncio. `docs/wire-protocol.md` has the rules of the wire.
+
+Both sides:
+    codec          cells between protobuf and the model, validated on receipt
+    compression    zstd per message, where it pays
+    transport      gRPC's options; which addresses; status codes and errors
+    workers        threads for what blocks
+    status, client what a hub says of itself, for the command line
+
+The hub:
+    hubservice     the gRPC servicer over one data directory
+    follow         one node's stream: delta or snapshot, acknowledged one by one
+    outgoing       one batch, spooled, sent at the node's pace
+    snapshots      frozen indexes, shared and resumed
+    fetchserver    one Fetch
+    blocks         blocks out of a tree, by inode, verified
+    heads, owner   who has committed what, pushed or polled
+    indexpool      read-only connections to an index
+    roster, statusreport  who follows, how fast, how far behind
+
+A node:
+    link           the connection to the hub, and enrolment
+    follower       the loop of one session
+    incoming       events into batches
+    fetcher        blocks, under a window of bytes
+    backoff, identity
+
+Imports mirror, index, content and below; never fs. All state of an event loop stays in that loop; whatever
+touches a disk runs in `workers`.
+"""
