@@ -168,7 +168,7 @@ class Stack:
             with suppress(subprocess.SubprocessError):
                 self.umount(mountpoint)
         for process in [*self.nodes.values(), *([self.hub] if self.hub else [])]:
-            if process.popen is not None:
+            if not process.ended:
                 process.signal(signal.SIGCONT)
                 process.kill()
 
