@@ -69,7 +69,7 @@ class Capture:
         self._identities = identities
         self._spooler = spooler
         self._interval = commit_interval
-        self._stopping = False
+        self._stopping = threading.Event()
         self._drain_wanted: list[threading.Event] = []
         self._drain_lock = threading.Lock()
         self._trouble: str | None = None
@@ -93,7 +93,7 @@ class Capture:
 
     def stop(self) -> None:
         """Ends the thread after the commit it is at; drain first."""
-        self._stopping = True
+        self._stopping.set()
         self._work.set()
         self._thread.join()
 
@@ -103,15 +103,19 @@ class Capture:
         return self._trouble
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 rest = self._step()
-            except Exception:
+            except Exception as error:
+                self._failed(error)
                 log.exception("capture_failed")
-                self.stats.failures += 1
-                rest = _RETRY_AFTER
-            if rest and not self._stopping and not self._drain_wanted:
-                time.sleep(rest)
+            if self._trouble is not None:
+                self._stopping.wait(_RETRY_AFTER)
+            elif rest and not self._drain_wanted:
+                self._stopping.wait(rest)
+            # `stop` says so before it sets `work`, and `_step` clears that before it works: no call is missed.
+            if self._stopping.is_set():
+                return
             due = self._gatherer.next_due()
             self._work.wait(None if due is None else max(due - time.monotonic(), 0.0))
 
@@ -120,59 +124,82 @@ class Capture:
         self._work.clear()
         with self._drain_lock:
             drains, self._drain_wanted = self._drain_wanted, []
+        drained = False
         cells = 0
-        gathered = self._gatherer.gather(everything=bool(drains))
         try:
+            gathered = self._gatherer.gather(everything=bool(drains))
             if not gathered.empty:
-                self._gatherer.hash_changes(gathered)
-                self._gatherer.seal(gathered)
-                cells = self._commit(gathered)
+                cells = self._carry(gathered)
             if gathered.trouble is not None:
                 raise gathered.trouble
+            self._trouble = None
+            drained = gathered.returned == 0
         except (OSError, GhostError) as error:
             self._failed(error)
-        else:
-            self._trouble = None
-            if gathered.returned == 0:
-                for drained in drains:
-                    drained.set()
-                drains = []
-        if drains:
-            with self._drain_lock:
-                self._drain_wanted[:0] = drains
-            self._work.set()
-        if self._trouble is not None:
-            time.sleep(_RETRY_AFTER)
             return 0.0
-        return self._interval * (_BUSY_FACTOR if cells > _LARGE else 1) if cells else 0.0
+        finally:
+            if drained:
+                for done in drains:
+                    done.set()
+            elif drains:
+                with self._drain_lock:
+                    self._drain_wanted[:0] = drains
+                self._work.set()
+        if cells > _LARGE:
+            return self._interval * _BUSY_FACTOR
+        return self._interval if cells or gathered.returned else 0.0
 
-    def _failed(self, error: OSError | GhostError) -> None:
+    def _failed(self, error: Exception) -> None:
         self.stats.failures += 1
         if self._trouble != str(error):
             log.error("commit_failed", error=str(error), retry_after_s=_RETRY_AFTER)
         self._trouble = str(error)
 
-    def _commit(self, gathered: Gathered) -> int:
-        cells = len(gathered.sealed) + sum(map(len, gathered.names.values()))
+    def _carry(self, gathered: Gathered) -> int:
+        """Into the index with it, or all back into the working set; the number of cells."""
         try:
-            with self._index.commit() as commit:
-                for sealed in gathered.sealed:
-                    self._put(commit, sealed)
-                for parent, siblings in gathered.names.items():
-                    for name, child in siblings.items():
-                        commit.put_dirent(parent, name, child)
-                commit.drop_orphans()
+            self._gatherer.hash_changes(gathered)
+            self._gatherer.seal(gathered)
+            cells = len(gathered.sealed) + sum(map(len, gathered.names.values()))
+            if cells:
+                self._keep_hot(gathered)
+                self._commit(gathered)
         except BaseException:
             self._gatherer.give_back(gathered)
             raise
         self._gatherer.committed(gathered)
-        self._identities.top_up()
-        self.stats.commits += 1
-        self.stats.cells += cells
-        state = self._index.state()
-        for listener in self.listeners:
-            listener(state)
+        if cells:
+            self.stats.commits += 1
+            self.stats.cells += cells
+            self._tell(self._index.state())
+            self._identities.top_up()
         return cells
+
+    def _tell(self, state: State) -> None:
+        for listener in self.listeners:
+            try:
+                listener(state)
+            except Exception:
+                log.exception("listener_failed")
+
+    def _keep_hot(self, gathered: Gathered) -> None:
+        for sealed in gathered.sealed:
+            if sealed.blocks is not None and sealed.record.writers:
+                self._spooler.keep(sealed, self._index.inode(sealed.record.id))
+
+    def _commit(self, gathered: Gathered) -> None:
+        moved = {child for siblings in gathered.names.values() for child in siblings.values()} - {None}
+        with self._index.commit() as commit:
+            for sealed in gathered.sealed:
+                self._put(commit, sealed)
+            for parent, name in gathered.held:
+                # The file that is here now has to wait; what was here and moved must not be in two places.
+                if self._index.dirent(parent, name) in moved:
+                    commit.put_dirent(parent, name, None)
+            for parent, siblings in gathered.names.items():
+                for name, child in siblings.items():
+                    commit.put_dirent(parent, name, child)
+            commit.drop_orphans()
 
     def _put(self, commit: Commit, sealed: Sealed) -> None:
         record, st = sealed.record, sealed.st
@@ -191,8 +218,6 @@ class Capture:
         if record.kind is not Kind.FILE:
             commit.put_inode(cell, attrs=True, content=False)
         elif sealed.blocks is not None:
-            if record.writers:
-                self._spooler.keep(sealed, self._index.inode(record.id))
             commit.put_inode(_with_content(cell, sealed.blocks), attrs=True, content=True)
         elif not record.in_index:
             commit.put_inode(_with_content(cell, EMPTY), attrs=True, content=True)

@@ -9,12 +9,15 @@ from __future__ import annotations
 __all__ = ["Directories"]
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 
 from ghostfs.model import ROOT, InodeId
 
 _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_LIMIT = 1024
 
 Locate = Callable[[InodeId], tuple[InodeId, bytes]]
 
@@ -23,12 +26,14 @@ class Directories:
     """O_PATH descriptors by inode id, the least recently used ones closed beyond a limit.
 
     Not thread-safe. A descriptor that `fd` returned may be closed by a later `fd` call of another
-    directory; with `keep` open at the least, that is never one of the last `keep` asked for.
+    directory, but not by the next one, however deep that directory lies.
     """
 
-    def __init__(self, root_fd: int, locate: Locate, *, limit: int = 1024) -> None:
+    def __init__(self, root_fd: int, locate: Locate, *, limit: int | None = None) -> None:
         """`root_fd` stays the caller's. `locate` gives a directory's present (parent id, name), or
-        raises `FileNotFoundError`."""
+        raises `FileNotFoundError`. Without a `limit` it is a quarter of what this process may open."""
+        if limit is None:
+            limit = max(16, min(_LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         if limit < 16:
             raise ValueError("a limit below 16 would close descriptors in use")
         self._root = root_fd
@@ -63,9 +68,21 @@ class Directories:
             parent, name = self._locate(at)
             missing.append((at, name))
             at = parent
-        for inode, name in reversed(missing):
-            base = os.open(name, _OPEN_PATH, dir_fd=base)
-            self._fds[inode] = base
+        keep_all = len(missing) <= self._limit // 2
+        passing = -1
+        try:
+            for inode, name in reversed(missing):
+                base = os.open(name, _OPEN_PATH, dir_fd=base)
+                if passing >= 0:
+                    os.close(passing)
+                    passing = -1
+                if keep_all or inode == directory:
+                    self._fds[inode] = base
+                else:
+                    passing = base
+        finally:
+            if passing >= 0:
+                os.close(passing)
         while len(self._fds) > self._limit:
             os.close(self._fds.popitem(last=False)[1])
         return base

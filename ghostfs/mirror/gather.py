@@ -10,12 +10,17 @@ from __future__ import annotations
 
 __all__ = ["Gathered", "Gatherer", "Sealed"]
 
+import contextlib
+import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Container
 from dataclasses import dataclass, field
 
+import structlog
+
 from ghostfs.content import BlockList, Settlement
+from ghostfs.errors import GhostError, Superseded
 from ghostfs.mirror.hashing import HashPool
 from ghostfs.mirror.live import Mirror
 from ghostfs.mirror.records import Record
@@ -23,8 +28,12 @@ from ghostfs.mirror.settle import SettleRule
 from ghostfs.mirror.syscalls import pread_exactly
 from ghostfs.mirror.working import Names, WorkingSet
 from ghostfs.model import InodeId, Kind
+from ghostfs.names import display
 
-_Wanted = Callable[[InodeId | None], bool]
+log = structlog.get_logger(__name__)
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
+"""What is said of a file that somebody removed or replaced behind the mount."""
 
 _PATIENCE = 3
 """After so many settles in a row that a writer spoiled, the next one keeps the writer waiting."""
@@ -42,7 +51,7 @@ class Taken:
     """The content too, if it settles."""
     fd: int = -1
     """Where the content is read from; this object's own."""
-    failed: OSError | None = None
+    failed: OSError | GhostError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +73,11 @@ class Gathered:
     names: Names
     taken: list[Taken]
     sealed: list[Sealed] = field(default_factory=list)
+    held: list[tuple[InodeId, bytes]] = field(default_factory=list)
+    """Places whose files the index cannot have yet: they stay behind."""
     returned: int = 0
     """Inodes that went back, because somebody wrote to them or they could not be read."""
-    trouble: OSError | None = None
+    trouble: OSError | GhostError | None = None
     """Why something went back that should have been committed."""
 
     @property
@@ -101,20 +112,21 @@ class Gatherer:
                     working.settle(record)
             ready, working.ready = working.ready, {}
             gathered = Gathered({}, [])
-            held: set[InodeId] = set()
-            for record in ready.values():
-                if record.unlinked:
-                    continue
-                settles = record.content_dirty and (record.due or record.writers == 0)
-                if record.content_dirty and not settles:
-                    working.hot[record.id] = record
-                    if not record.in_index:
-                        held.add(record.id)
+            try:
+                for record in ready.values():
+                    if record.unlinked:
                         continue
-                gathered.taken.append(self._take(record, settles=settles))
-            for record in working.hot.values():
-                if not record.in_index:
-                    held.add(record.id)
+                    settles = record.content_dirty and (record.due or record.writers == 0)
+                    if record.content_dirty and not settles:
+                        working.hot[record.id] = record
+                        if not record.in_index:
+                            continue
+                    gathered.taken.append(self._take(record, settles=settles))
+            except BaseException:
+                working.ready = ready | working.ready
+                self._give_back(gathered)
+                raise
+            held = {record.id for record in working.hot.values() if not record.in_index}
             self._take_names(gathered, held)
             working.committing = gathered.names
         return gathered
@@ -137,30 +149,37 @@ class Gatherer:
         working = self._working
         with working.lock:
             unborn: set[InodeId] = set()
+            gone: set[InodeId] = set()
             for taken in gathered.taken:
                 record = taken.record
+                sealed = None
                 try:
-                    if record.unlinked:
-                        if not record.in_index:
-                            unborn.add(record.id)
+                    if not record.unlinked:
+                        sealed = self._seal(taken)
+                except (OSError, GhostError) as error:
+                    if isinstance(error, OSError) and error.errno in _GONE:
+                        self._lost(record)
+                        gone.add(record.id)
                         continue
-                    sealed = self._seal(taken)
-                except OSError as error:
                     gathered.trouble = error
-                    sealed = None
-                finally:
-                    if taken.fd >= 0:
-                        os.close(taken.fd)
-                        taken.fd = -1
                 if sealed is not None:
                     gathered.sealed.append(sealed)
                     continue
-                gathered.returned += 1
-                record.attrs_dirty = True
-                working.ready[record.id] = record
                 if not record.in_index:
                     unborn.add(record.id)
-            self._return_names(gathered.names, lambda child: child in unborn)
+                if not record.unlinked:
+                    gathered.returned += 1
+                    self._again(taken)
+            self._drop_names(
+                gathered.names, {inode for inode in gone if not self._in_index(gathered, inode)}
+            )
+            self._return_names(gathered, unborn)
+            if not unborn.isdisjoint(gathered.names):
+                # What is in a directory that has to wait cannot be told apart from what left other places
+                # for it: all of it waits.
+                self._give_back(gathered)
+                gathered.sealed.clear()
+                gathered.returned += 1
             if working.ready:
                 working.work.set()
 
@@ -172,24 +191,17 @@ class Gatherer:
             for sealed in gathered.sealed:
                 sealed.record.in_index = True
                 self._mirror.committed(sealed.record)
-            working.compact_log()
+            self._close(gathered)
+            try:
+                working.compact_log()
+            except OSError as error:
+                # A log that is too long costs time after a kill, and nothing else.
+                log.warning("dirty_log_not_shortened", error=str(error))
 
     def give_back(self, gathered: Gathered) -> None:
         """The index did not take it: all goes back, to be tried again."""
-        working = self._working
-        with working.lock:
-            working.committing = {}
-            self._return_names(gathered.names, lambda _child: True)
-            for sealed in gathered.sealed:
-                record = sealed.record
-                if record.unlinked:
-                    continue
-                record.attrs_dirty = True
-                if sealed.blocks is not None:
-                    record.content_dirty = True
-                    record.due = True
-                working.ready[record.id] = record
-            working.work.set()
+        with self._working.lock:
+            self._give_back(gathered)
 
     # --- inside; the lock is held ----------------------------------------------------------------------
 
@@ -203,15 +215,66 @@ class Gatherer:
 
     def _take(self, record: Record, *, settles: bool) -> Taken:
         record.attrs_dirty = False
+        record.in_commit = True
         record.logged = -1
         taken = Taken(record)
         if settles:
+            self._working.hot.pop(record.id, None)
             try:
                 taken.fd = self._mirror.open_for_settle(record)
                 taken.settlement = self._mirror.map_of(record).begin_settle()
-            except OSError as error:
+            except (OSError, GhostError) as error:
                 taken.failed = error
         return taken
+
+    def _again(self, taken: Taken) -> None:
+        """What was taken is to be taken again."""
+        record = taken.record
+        record.attrs_dirty = True
+        if taken.settlement is not None or taken.failed is not None:
+            record.content_dirty = True
+            record.due = True
+            self._working.hot.pop(record.id, None)
+        self._working.ready[record.id] = record
+
+    def _give_back(self, gathered: Gathered) -> None:
+        working = self._working
+        working.committing = {}
+        self._return_names(gathered, None)
+        for taken in gathered.taken:
+            if not taken.record.unlinked:
+                self._again(taken)
+        self._close(gathered)
+        working.work.set()
+
+    def _close(self, gathered: Gathered) -> None:
+        for taken in gathered.taken:
+            if taken.fd >= 0:
+                os.close(taken.fd)
+                taken.fd = -1
+            self._mirror.let_go(taken.record)
+
+    def _lost(self, record: Record) -> None:
+        """A changed file is no longer where it was, and nobody asked this mirror for that."""
+        log.warning("file_gone", inode=record.id, name=display(record.name))
+        record.attrs_dirty = record.content_dirty = record.due = False
+        self._working.hot.pop(record.id, None)
+
+    @staticmethod
+    def _in_index(gathered: Gathered, inode: InodeId) -> bool:
+        return any(taken.record.id == inode and taken.record.in_index for taken in gathered.taken)
+
+    @staticmethod
+    def _drop_names(names: Names, gone: Container[InodeId]) -> None:
+        """Forgets the names of, and in, what has gone without ever having been in the index."""
+        for parent, siblings in list(names.items()):
+            left = {
+                n: c for n, c in siblings.items() if parent not in gone and (c is None or c not in gone)
+            }
+            if left:
+                names[parent] = left
+            else:
+                del names[parent]
 
     def _take_names(self, gathered: Gathered, held: set[InodeId]) -> None:
         names = self._working.names
@@ -221,27 +284,33 @@ class Gatherer:
         remaining: Names = {}
         for parent, siblings in names.items():
             for name, child in siblings.items():
-                target = remaining if child in held else gathered.names
-                target.setdefault(parent, {})[name] = child
+                if child in held:
+                    remaining.setdefault(parent, {})[name] = child
+                    gathered.held.append((parent, name))
+                else:
+                    gathered.names.setdefault(parent, {})[name] = child
         self._working.names = remaining
 
-    def _return_names(self, taken: Names, wanted: _Wanted) -> None:
-        """Puts names back, unless they have changed again since."""
-        for parent, siblings in list(taken.items()):
-            back = {name: child for name, child in siblings.items() if wanted(child)}
+    def _return_names(self, gathered: Gathered, unborn: Container[InodeId | None] | None) -> None:
+        """Puts the names of these inodes (`None`: all names) back, unless they have changed again since."""
+        for parent, siblings in list(gathered.names.items()):
+            back = {n: child for n, child in siblings.items() if unborn is None or child in unborn}
             if not back:
                 continue
             present = self._working.names.setdefault(parent, {})
             for name, child in back.items():
                 present.setdefault(name, child)
+                gathered.held.append((parent, name))
                 del siblings[name]
             if not siblings:
-                del taken[parent]
+                del gathered.names[parent]
 
     def _seal(self, taken: Taken) -> Sealed | None:
         record = taken.record
         if taken.failed is not None:
             raise taken.failed
+        if taken.settlement is None and record.content_dirty and not record.in_index:
+            return None
         blocks: BlockList | None = None
         if taken.settlement is not None:
             blocks = self._finish(taken, taken.settlement)
@@ -257,22 +326,23 @@ class Gatherer:
     def _finish(self, taken: Taken, settlement: Settlement) -> BlockList | None:
         """The content, if it can be made final; else it stays due."""
         record = taken.record
-        blocks = self._mirror.map_of(record).finish_settle(settlement)
+        content = self._mirror.map_of(record)
+        size = os.fstat(taken.fd).st_size
+        if content.size != size:
+            # Not written through this mirror: read it all.
+            content.resize_seen(size)
+            content.touch(0, size)
+            return None
+        blocks = content.finish_settle(settlement)
         if blocks is None:
             record.retries += 1
             if record.retries < _PATIENCE:
                 return None
             fd = taken.fd
-            blocks = self._mirror.map_of(record).settle(
-                lambda offset, length: pread_exactly(fd, length, offset)
-            )
-        size = os.fstat(taken.fd).st_size
-        if blocks.size != size:
-            # Not written through this mirror: read it all.
-            content = self._mirror.map_of(record)
-            content.resize_seen(size)
-            content.touch(0, size)
-            return None
+            with contextlib.suppress(Superseded):
+                blocks = content.settle(lambda offset, length: pread_exactly(fd, length, offset))
+            if blocks is None:
+                return None
         record.content_dirty = False
         record.due = False
         record.retries = 0

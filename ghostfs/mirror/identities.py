@@ -15,10 +15,14 @@ _LOW = 4096
 
 
 class Identities:
-    """Ids reserved durably in runs; what is left of a run at a crash is never used. Thread-safe."""
+    """Ids reserved durably in runs; what is left of a run at a crash is never used.
+
+    `take` is for the threads that hold the mirror's lock, `top_up` for the one that commits.
+    """
 
     def __init__(self, index: Index) -> None:
-        """`index` is the writer's connection."""
+        """`index` is a connection of this object's own: ids are reserved while others are in the middle of
+        a commit."""
         self._index = index
         self._lock = threading.Lock()
         self._stock: deque[range] = deque()
@@ -43,6 +47,11 @@ class Identities:
         with self._lock:
             if not self._stock and self._end - self._next < _LOW:
                 self._reserve()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        with self._lock:
+            self._index.close()
 
     def _open_run(self) -> None:
         with self._lock:

@@ -19,7 +19,7 @@ from ghostfs.mirror.directories import Directories
 from ghostfs.mirror.identities import Identities
 from ghostfs.mirror.privileges import may_chown
 from ghostfs.mirror.records import FileHandle, Record
-from ghostfs.mirror.syscalls import RENAME_EXCHANGE, renameat2
+from ghostfs.mirror.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from ghostfs.mirror.working import ABSENT, WorkingSet
 from ghostfs.mirror.xattrs import PREFIX as XATTR_PREFIX
 from ghostfs.mirror.xattrs import encode_xattrs
@@ -67,7 +67,7 @@ class Mirror:
     def entry(self, parent: InodeId, name: bytes, inode: InodeId) -> os.stat_result | None:
         """As `lookup`, for a name and inode that `readdir` has just listed; `None` if it has gone since."""
         with self._lock:
-            if self._working.child(parent, name) not in (ABSENT, inode):
+            if self._child(parent, name) != inode:
                 return None
             try:
                 st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
@@ -104,8 +104,7 @@ class Mirror:
     def readlink(self, inode: InodeId) -> bytes:
         """A symlink's target."""
         with self._lock:
-            record = self._record(inode)
-            return os.readlink(record.name, dir_fd=self._directories.fd(record.parent))
+            return self.target_for_commit(self._record(inode))
 
     def statfs(self) -> os.statvfs_result:
         """The filesystem below."""
@@ -212,6 +211,8 @@ class Mirror:
     ) -> InodeId | None:
         """Renames, with renameat2(2)'s flags; the id of what was replaced, if that was its last name."""
         with self._lock:
+            if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
             moved = self._existing(parent, name)
             target = self._child(new_parent, new_name)
             displaced = self._existing(new_parent, new_name) if target is not None else None
@@ -225,8 +226,8 @@ class Mirror:
             if displaced is not None:
                 self._places(displaced)
             if exchange and displaced is not None:
-                self._settle_unborn(moved)
-                self._settle_unborn(displaced)
+                self._hurry(moved)
+                self._hurry(displaced)
             source_fd = self._directories.fd(parent)
             target_fd = self._directories.fd(new_parent)
             working.announce(new_parent, new_name, moved.id)
@@ -265,61 +266,81 @@ class Mirror:
         """Changes the attributes that are given; `mode` holds permission bits. A time that is not given stays."""
         with self._lock:
             record = self._record(inode)
+            if mode is not None and record.kind is Kind.SYMLINK:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             if not record.unlinked:
                 self._working.announce_inode(record)
             fd = handle.fd if handle is not None else self._any_fd(record)
-            if size is not None:
-                self._truncate(record, fd, size)
-            parent_fd = -1
-            if fd is None:
-                if record.unlinked:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-                parent_fd = self._parent_fd(record)
-            name = record.name or b"."
-            if uid is not None or gid is not None:
-                owner = (-1 if uid is None else uid, -1 if gid is None else gid)
-                if fd is not None:
-                    os.fchown(fd, *owner)
-                else:
-                    os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
-            if mode is not None:
-                if fd is not None:
-                    os.fchmod(fd, mode)
-                else:
-                    os.chmod(name, mode, dir_fd=parent_fd)
-            if atime_ns is not None or mtime_ns is not None:
-                self._set_times(name, fd, parent_fd, atime_ns, mtime_ns)
-            st = os.fstat(fd) if fd is not None else self._stat(record)
-            record.setid = record.kind is Kind.FILE and bool(st.st_mode & _SETID)
-            if not record.unlinked:
+            try:
+                if size is not None:
+                    self._truncate(record, fd, size)
+                return self._change(record, fd, mode, uid, gid, atime_ns, mtime_ns)
+            finally:
+                # Also when the second of two changes failed: the first one was made.
                 self._working.attrs_changed(record)
-            return st
+
+    def _change(
+        self,
+        record: Record,
+        fd: int | None,
+        mode: int | None,
+        uid: int | None,
+        gid: int | None,
+        atime_ns: int | None,
+        mtime_ns: int | None,
+    ) -> os.stat_result:
+        parent_fd = -1
+        if fd is None:
+            if record.unlinked:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            parent_fd = self._parent_fd(record)
+        name = record.name or b"."
+        if uid is not None or gid is not None:
+            owner = (-1 if uid is None else uid, -1 if gid is None else gid)
+            if fd is not None:
+                os.fchown(fd, *owner)
+            else:
+                os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
+        if mode is not None:
+            if fd is not None:
+                os.fchmod(fd, mode)
+            else:
+                os.chmod(name, mode, dir_fd=parent_fd)
+        if atime_ns is not None or mtime_ns is not None:
+            self._set_times(name, fd, parent_fd, atime_ns, mtime_ns)
+        st = os.fstat(fd) if fd is not None else self._stat(record)
+        record.setid = record.kind is Kind.FILE and bool(st.st_mode & _SETID)
+        return st
 
     def getxattr(self, inode: InodeId, name: bytes) -> bytes:
         """The value of an extended attribute."""
         with self._lock:
-            return os.getxattr(self._proc_path(inode), name, follow_symlinks=False)
+            path, follow = self._proc_path(self._record(inode))
+            return os.getxattr(path, name, follow_symlinks=follow)
 
     def listxattr(self, inode: InodeId) -> list[bytes]:
         """The names of an inode's extended attributes."""
         with self._lock:
-            names = os.listxattr(self._proc_path(inode), follow_symlinks=False)
+            path, follow = self._proc_path(self._record(inode))
+            names = os.listxattr(path, follow_symlinks=follow)
         return [os.fsencode(name) for name in names]
 
     def setxattr(self, inode: InodeId, name: bytes, value: bytes, flags: int = 0) -> None:
         """Sets an extended attribute, with setxattr(2)'s flags."""
         with self._lock:
             record = self._record(inode)
+            path, follow = self._proc_path(record)
             self._working.announce_inode(record)
-            os.setxattr(self._proc_path(inode), name, value, flags, follow_symlinks=False)
+            os.setxattr(path, name, value, flags, follow_symlinks=follow)
             self._working.attrs_changed(record)
 
     def removexattr(self, inode: InodeId, name: bytes) -> None:
         """Removes an extended attribute."""
         with self._lock:
             record = self._record(inode)
+            path, follow = self._proc_path(record)
             self._working.announce_inode(record)
-            os.removexattr(self._proc_path(inode), name, follow_symlinks=False)
+            os.removexattr(path, name, follow_symlinks=follow)
             self._working.attrs_changed(record)
 
     # --- open files ------------------------------------------------------------------------------------
@@ -437,15 +458,17 @@ class Mirror:
 
     def target_for_commit(self, record: Record) -> bytes:
         """The symlink's target to be committed."""
+        if record.unlinked:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.readlink(record.name, dir_fd=self._directories.fd(record.parent))
 
     def xattrs_for_commit(self, record: Record) -> bytes:
         """The user attributes to be committed, encoded."""
-        path = self._proc_path(record.id)
-        names = map(os.fsencode, os.listxattr(path, follow_symlinks=False))
+        path, follow = self._proc_path(record)
+        names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
         return encode_xattrs(
             {
-                name: os.getxattr(path, name, follow_symlinks=False)
+                name: os.getxattr(path, name, follow_symlinks=follow)
                 for name in names
                 if name.startswith(XATTR_PREFIX)
             }
@@ -465,11 +488,17 @@ class Mirror:
 
     def committed(self, record: Record) -> None:
         """The record is as the index has it: what was kept for the commit can go."""
+        record.in_commit = False
         if record.settle_fd is not None and not record.content_dirty:
             os.close(record.settle_fd)
             record.settle_fd = None
         if record.handles is None and not record.content_dirty:
             record.map = None
+        self._drop_if_idle(record)
+
+    def let_go(self, record: Record) -> None:
+        """The record is not going into the index after all, this time."""
+        record.in_commit = False
         self._drop_if_idle(record)
 
     # --- inside ----------------------------------------------------------------------------------------
@@ -538,11 +567,15 @@ class Mirror:
             return record.handles[-1].fd
         return None
 
-    def _proc_path(self, inode: InodeId) -> str | bytes:
-        record = self._record(inode)
+    def _proc_path(self, record: Record) -> tuple[bytes, bool]:
+        """A path for calls that know no descriptors of directories, and whether to follow it to its end."""
         if record.id == ROOT:
-            return f"/proc/self/fd/{self._root_fd}/."
-        return b"/proc/self/fd/%d/%s" % (self._directories.fd(record.parent), record.name)
+            return b"/proc/self/fd/%d/." % self._root_fd, False
+        if not record.unlinked:
+            return b"/proc/self/fd/%d/%s" % (self._directories.fd(record.parent), record.name), False
+        if not record.handles:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return b"/proc/self/fd/%d" % record.handles[-1].fd, True
 
     def _prepare(self, parent: InodeId, name: bytes) -> tuple[Record, InodeId, int]:
         """Everything needed before something new is made: its directory, its id, a descriptor."""
@@ -582,8 +615,6 @@ class Mirror:
         record.in_index = False
         record.logged = self._working.generation
         record.attrs_dirty = True
-        if record.is_directory:
-            directory.nlink += 1
         self._working.name_changed(directory, name, inode)
         self._working.attrs_changed(record)
         return st
@@ -603,7 +634,6 @@ class Mirror:
             self._working.announce(parent, name, None)
             if directory:
                 os.rmdir(name, dir_fd=fd)
-                holder.nlink -= 1
             else:
                 if record.nlink > 1:
                     self._working.announce_inode(record)
@@ -715,16 +745,10 @@ class Mirror:
         else:
             os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
 
-    def _settle_unborn(self, record: Record) -> None:
-        """Settles a file that the index has never seen, so that an exchange can be committed whole."""
-        if record.in_index or not record.content_dirty or record.map is None:
-            return
-        fd = self.open_for_settle(record)
-        try:
-            record.map.settle(lambda offset, length: os.pread(fd, length, offset))
-        finally:
-            os.close(fd)
-        self._working.settle(record)
+    def _hurry(self, record: Record) -> None:
+        """Settles a file that the index has never seen with the next commit, so that an exchange goes whole."""
+        if not record.in_index and record.content_dirty:
+            self._working.settle(record)
 
     def _drop_if_idle(self, record: Record) -> None:
         if record.idle and record.settle_fd is None and record.id != ROOT:

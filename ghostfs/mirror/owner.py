@@ -41,6 +41,9 @@ class OwnerLock:
             raise SessionBusy(
                 f"{self._what} is in use by process {pid}: end that process or wait for it"
             ) from None
+        except BaseException:
+            os.close(fd)
+            raise
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 __all__ = ["Findings", "Reconciler", "apply"]
 
+import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,9 @@ from ghostfs.names import is_reserved
 log = structlog.get_logger(__name__)
 
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
+"""What is said of something that was there a moment ago: a tree may be verified while it is in use."""
 
 Place = tuple[InodeId, bytes]
 
@@ -73,8 +78,8 @@ class Reconciler:
         allocate: Callable[[int], Iterable[int]] | None = None,
     ) -> None:
         """`distrust_since_ns`: files changed since then are read even if they look unchanged, for after a
-        power cut overwritten blocks may be lost though the times are not. `progress` gets bytes read. `allocate` gives so many ids for what is
-        new; the index's own if not given."""
+        power cut overwritten blocks may be lost though the times are not. `progress` gets bytes read.
+        `allocate` gives so many ids for what is new; the index's own if not given."""
         self.findings = Findings()
         self._index = index
         self._root_fd = root_fd
@@ -90,16 +95,28 @@ class Reconciler:
         self._where: dict[InodeId, list[Place]] = {}
         self._locating: set[InodeId] = set()
         """Directories being located, so that names which once led in a circle end."""
+        self._found_at: dict[InodeId, Place] = {}
+        """Where directories are in this tree."""
+        self._listed: set[InodeId] = set()
+        self._compared: set[InodeId] = set()
+        self._absent: list[Place] = []
         self._spare: list[int] = []
 
     def everything(self) -> Findings:
         """Compares the whole tree."""
         self._assign(ROOT, os.fstat(self._root_fd))
-        self._pool_hash(self._walk([(ROOT, os.open(b".", _LOOK | os.O_DIRECTORY, dir_fd=self._root_fd))]))
+        with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
+            self._pool_hash(
+                itertools.chain(
+                    self._list(directories, ROOT, whole=True), self._look_at_inode(directories, ROOT)
+                )
+            )
+        self._take_away()
         return self.findings
 
     def named(self, names: Iterable[DirtyDirent], inodes: Iterable[InodeId]) -> Findings:
-        """Compares only some names and inodes, and the directories that hold those names.
+        """Compares only some names and inodes, the directories that hold those names, and all that is in
+        directories which the index does not have.
 
         `names` are in the order in which they were to be changed.
         """
@@ -110,72 +127,81 @@ class Reconciler:
                 hints.append(entry.child)
                 self._where.setdefault(entry.child, []).append(place)
         self._assign(ROOT, os.fstat(self._root_fd))
-        directories = Directories(self._root_fd, self._locate)
-        try:
+        with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
             self._pool_hash(self._look_again(directories, list(inodes)))
-        finally:
-            directories.close()
+        self._take_away()
         return self.findings
 
     # --- the two ways to go through a tree --------------------------------------------------------------
 
-    def _walk(self, stack: list[tuple[InodeId, int]]) -> Iterable[_ToHash]:
-        try:
-            while stack:
-                directory, fd = stack.pop()
-                try:
-                    listed = dict(self._index.children(directory))
-                    for name in map(os.fsencode, os.listdir(fd)):
-                        if directory == ROOT and is_reserved(name):
-                            continue
-                        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                        known = listed.pop(name, None)
-                        inode = self._identify((directory, name), st, known)
-                        if inode != known:
-                            self.findings.names[directory, name] = inode
-                        if kind_of_mode(st.st_mode) is Kind.DIRECTORY:
-                            stack.append((inode, os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=fd)))
-                        yield from self._compare(inode, fd, name, st)
-                    for name in listed:
-                        self._absent((directory, name))
-                    if directory == ROOT:
-                        yield from self._compare(ROOT, fd, b".", os.fstat(fd))
-                finally:
-                    os.close(fd)
-        finally:
-            for _, fd in stack:
+    def _list(self, directories: Directories, top: InodeId, *, whole: bool) -> Iterable[_ToHash]:
+        """Compares all that is in a directory; below it, `whole` or only in what is doubtful."""
+        pending = [top]
+        while pending:
+            directory = pending.pop()
+            if directory in self._listed:
+                continue
+            self._listed.add(directory)
+            try:
+                fd = os.open(b".", _LOOK | os.O_DIRECTORY, dir_fd=directories.fd(directory))
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue
+                raise
+            try:
+                listed = dict(self._index.children(directory))
+                for name in map(os.fsencode, os.listdir(fd)):
+                    place = directory, name
+                    known = listed.pop(name, None)
+                    if (st := _stat(place, fd)) is None:
+                        continue
+                    inode = self._found(place, st, known)
+                    if kind_of_mode(st.st_mode) is Kind.DIRECTORY and (
+                        whole or self._doubtful(place, inode)
+                    ):
+                        pending.append(inode)
+                    yield from self._compare(inode, fd, name, st)
+                self._absent.extend((directory, name) for name in listed)
+            finally:
                 os.close(fd)
 
     def _look_again(self, directories: Directories, inodes: list[InodeId]) -> Iterable[_ToHash]:
-        parents = dict.fromkeys(parent for parent, _ in self._hinted)
-        done: set[InodeId] = set()
-        for parent, name in self._hinted:
-            known = self._index.dirent(parent, name)
-            try:
-                fd = directories.fd(parent)
-                st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError:
-                # The directory is gone with all its names, or the name is.
-                if known is not None:
-                    self._absent((parent, name))
-                continue
-            if parent == ROOT and is_reserved(name):
-                continue
-            inode = self._identify((parent, name), st, known)
-            if inode != known:
-                self.findings.names[parent, name] = inode
-            if inode not in done:
-                done.add(inode)
-                yield from self._compare(inode, fd, name, st)
-        for inode in dict.fromkeys([*inodes, *parents]):
-            if inode not in done:
-                done.add(inode)
-                yield from self._look_at_inode(directories, inode)
+        pending = list(self._hinted)
+        while pending:
+            # Directories whose place is not known yet may be found in others: these names wait.
+            waiting = []
+            for place in pending:
+                if place[0] in self._listed:
+                    continue
+                try:
+                    fd = directories.fd(place[0])
+                except OSError:
+                    waiting.append(place)
+                    continue
+                yield from self._look_at(directories, fd, place)
+            if len(waiting) == len(pending):
+                self._absent.extend(waiting)
+                break
+            pending = waiting
+        for inode in dict.fromkeys([*inodes, *(parent for parent, _ in self._hinted)]):
+            yield from self._look_at_inode(directories, inode)
+
+    def _look_at(self, directories: Directories, fd: int, place: Place) -> Iterable[_ToHash]:
+        st = _stat(place, fd)
+        if st is None:
+            self._absent.append(place)
+            return
+        inode = self._found(place, st, self._index.dirent(*place))
+        yield from self._compare(inode, fd, place[1], st)
+        if kind_of_mode(st.st_mode) is Kind.DIRECTORY and self._doubtful(place, inode):
+            yield from self._list(directories, inode, whole=False)
 
     def _look_at_inode(self, directories: Directories, inode: InodeId) -> Iterable[_ToHash]:
         """Compares an inode at the first of its places that dirty.log does not name."""
         if inode == ROOT:
             yield from self._compare(ROOT, self._root_fd, b".", os.fstat(self._root_fd))
+            return
+        if inode in self._compared:
             return
         for parent, name in self._index.links(inode):
             if (parent, name) in self._hinted:
@@ -189,32 +215,52 @@ class Reconciler:
             yield from self._compare(inode, fd, name, st)
             return
 
+    def _found(self, place: Place, st: os.stat_result, known: InodeId | None) -> InodeId:
+        inode = self._identify(place, st, known)
+        if inode != known:
+            self.findings.names[place] = inode
+        if kind_of_mode(st.st_mode) is Kind.DIRECTORY:
+            self._found_at[inode] = place
+        return inode
+
+    def _doubtful(self, place: Place, directory: InodeId) -> bool:
+        """Whether a directory may hold what neither the index nor the names in the log tell of.
+
+        That is one which the index has not, and one which passes for the one that was here before though
+        the log speaks of a new one: backing inode numbers are used again.
+        """
+        return self._index.inode_light(directory) is None or any(
+            hint != directory and self._index.inode_light(hint) is None
+            for hint in self._hinted.get(place, ())
+        )
+
     def _locate(self, directory: InodeId) -> Place:
-        """Where a directory is now: at one of the names the log has for it, or where the index has it."""
+        """Where a directory is now: where it was found, or at one of the names that the log and the index
+        have for it, if the same backing inode is there."""
+        found = self._found_at.get(directory)
+        if found is not None:
+            return found
         row = self._index.inode_light(directory)
-        links = self._index.links(directory) if row is not None else []
-        candidates = [*reversed(self._where.get(directory, [])), *links]
-        if len(candidates) == 1:
-            return candidates[0]
-        if directory not in self._locating:
+        if row is not None and directory not in self._locating:
+            candidates = [*reversed(self._where.get(directory, [])), *self._index.links(directory)]
+            if len(candidates) == 1 and candidates[0] not in self._hinted:
+                return candidates[0]
             self._locating.add(directory)
             try:
                 for parent, name in candidates:
                     ino = self._ino_at(parent, name)
-                    if ino is not None and (row is None or row.backing is None or ino == row.backing.ino):
+                    if ino is not None and (row.backing is None or ino == row.backing.ino):
                         return parent, name
             finally:
                 self._locating.discard(directory)
         raise FileNotFoundError(errno.ENOENT, f"directory {directory} is nowhere")
 
     def _ino_at(self, parent: InodeId, name: bytes) -> int | None:
-        holder = Directories(self._root_fd, self._locate)
-        try:
-            return os.stat(name, dir_fd=holder.fd(parent), follow_symlinks=False).st_ino
-        except OSError:
-            return None
-        finally:
-            holder.close()
+        with contextlib.closing(Directories(self._root_fd, self._locate)) as holder:
+            try:
+                return os.stat(name, dir_fd=holder.fd(parent), follow_symlinks=False).st_ino
+            except OSError:
+                return None
 
     # --- who is who ------------------------------------------------------------------------------------
 
@@ -252,19 +298,24 @@ class Reconciler:
 
     # --- what has changed ------------------------------------------------------------------------------
 
-    def _absent(self, place: Place) -> None:
-        """A name that the index has is gone, and with a directory everything that was in it."""
-        pending = [place]
+    def _take_away(self) -> None:
+        """Names that the index has are gone, and with a directory everything that was in it. To be done when
+        all directories that have moved were found where they are now."""
+        names = self.findings.names
+        pending = self._absent
         while pending:
-            parent, name = pending.pop()
-            self.findings.names[parent, name] = None
-            child = self._index.dirent(parent, name)
-            if child is not None and child not in self._assigned:
+            place = pending.pop()
+            child = self._index.dirent(*place)
+            if child is None or place in names:
+                continue
+            names[place] = None
+            if child not in self._assigned:
                 pending.extend((child, below) for below, _ in self._index.children(child))
 
     def _compare(self, inode: InodeId, fd: int, name: bytes, st: os.stat_result) -> Iterable[_ToHash]:
-        if inode in self.findings.inodes:
+        if inode in self._compared:
             return
+        self._compared.add(inode)
         self.findings.looked_at += 1
         old = self._index.inode_light(inode)
         backing = Backing(st.st_ino, st.st_ctime_ns)
@@ -272,26 +323,29 @@ class Reconciler:
         trusted = self._distrust is None or st.st_ctime_ns < self._distrust or kind is not Kind.FILE
         if old is not None and old.backing == backing and _same_attributes(old, st) and trusted:
             return
-        cell = Inode(
-            id=inode,
-            kind=kind,
-            mode=st.st_mode & 0o7777,
-            uid=st.st_uid,
-            gid=st.st_gid,
-            mtime_ns=st.st_mtime_ns,
-            rdev=st.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
-            target=os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b"",
-            xattrs=self._user_attributes(fd, name) if self._xattrs else b"",
-            backing=backing,
-        )
-        if kind is not Kind.FILE:
-            self.findings.inodes[inode] = cell
-            return
+        try:
+            cell = Inode(
+                id=inode,
+                kind=kind,
+                mode=st.st_mode & 0o7777,
+                uid=st.st_uid,
+                gid=st.st_gid,
+                mtime_ns=st.st_mtime_ns,
+                rdev=st.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
+                target=os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b"",
+                xattrs=self._user_attributes(fd, name) if self._xattrs else b"",
+                backing=backing,
+            )
+            opened = os.open(name, _LOOK, dir_fd=fd) if kind is Kind.FILE and st.st_size else -1
+        except OSError as error:
+            if error.errno in _GONE:
+                return
+            raise
         self.findings.inodes[inode] = cell
-        if st.st_size == 0:
+        if opened >= 0:
+            yield _ToHash(cell, opened, old)
+        elif kind is Kind.FILE:
             self._content(cell, EMPTY, old)
-            return
-        yield _ToHash(cell, os.open(name, _LOOK, dir_fd=fd), old)
 
     def _user_attributes(self, fd: int, name: bytes) -> bytes:
         path = b"/proc/self/fd/%d/%s" % (fd, name)
@@ -323,6 +377,19 @@ class Reconciler:
             self.findings.content_of.add(cell.id)
 
 
+def _stat(place: Place, fd: int) -> os.stat_result | None:
+    """What is at a place, of whose directory `fd` is a descriptor; `None` if there is nothing of a session's."""
+    parent, name = place
+    if parent == ROOT and is_reserved(name):
+        return None
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
+
+
 def _is(row: Inode, kind: Kind, ino: int) -> bool:
     return row.kind is kind and row.backing is not None and row.backing.ino == ino
 
@@ -341,7 +408,8 @@ def apply(index: Index, findings: Findings) -> None:
     """Commits what was found, in one transaction: followers never see half of it."""
     with index.commit() as commit:
         for cell in findings.inodes.values():
-            commit.put_inode(cell, attrs=True, content=cell.id in findings.content_of)
+            changed = cell.kind is not Kind.FILE or cell.id in findings.content_of
+            commit.put_inode(cell, attrs=True, content=changed)
         for (parent, name), child in findings.names.items():
             commit.put_dirent(parent, name, child)
         commit.drop_orphans()

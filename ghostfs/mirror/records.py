@@ -28,6 +28,7 @@ class Record:
         "first_dirty_at",
         "handles",
         "id",
+        "in_commit",
         "in_index",
         "kind",
         "known",
@@ -50,13 +51,16 @@ class Record:
         self.parent = parent
         self.name = name
         self.kind: Kind = kind_of_mode(st.st_mode)
-        self.nlink = st.st_nlink
+        # A directory has one name or none; what its own count says differs from filesystem to filesystem.
+        self.nlink = 1 if self.kind is Kind.DIRECTORY else st.st_nlink
         self.others: set[tuple[InodeId, bytes]] | None = None
         self.setid = bool(st.st_mode & _SETID) and self.kind is Kind.FILE
         self.known = False
         """The kernel may ask for it by id."""
         self.in_index = True
         """A row of it has been committed."""
+        self.in_commit = False
+        """The capture thread is carrying it into the index."""
         self.handles: list[FileHandle] | None = None
         self.writers = 0
         self.map: BlockMap | None = None
@@ -92,7 +96,7 @@ class Record:
     @property
     def idle(self) -> bool:
         """Nobody would miss this record."""
-        return not (self.known or self.attrs_dirty or self.content_dirty or self.handles)
+        return not (self.known or self.attrs_dirty or self.content_dirty or self.handles or self.in_commit)
 
     def place_added(self, parent: InodeId, name: bytes) -> None:
         """A further hard link was made."""
@@ -103,7 +107,7 @@ class Record:
 
     def place_removed(self, parent: InodeId, name: bytes) -> None:
         """A hard link, or the only name, was removed."""
-        self.nlink = 0 if self.is_directory else max(self.nlink - 1, 0)
+        self.nlink = max(self.nlink - 1, 0)
         if (self.parent, self.name) != (parent, name):
             if self.others is not None:
                 self.others.discard((parent, name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Ending", "MirrorSettings", "OwnedMirror", "Recovery", "create_session"]
 
+import contextlib
 import enum
 import os
 import time
@@ -18,7 +19,7 @@ from typing import Self
 
 import structlog
 
-from ghostfs.errors import IndexDamaged, SessionExists, SessionNotFound
+from ghostfs.errors import GhostError, IndexDamaged, SessionExists, SessionNotFound
 from ghostfs.index import DirtyLog, Index, set_aside
 from ghostfs.mirror.capture import Capture
 from ghostfs.mirror.gather import Gatherer
@@ -80,16 +81,15 @@ def create_session(layout: SessionLayout) -> None:
     Raises:
         SessionExists: there is one of that name.
     """
-    layout.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    layout.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError), Index.create(layout.index_db):
+        pass
+    # The tree comes last: with it the session exists; what a killed call left before that is completed.
     try:
-        layout.state.mkdir(mode=0o700)
+        layout.tree.mkdir(mode=0o755)
     except FileExistsError:
         raise SessionExists(f"session {layout.name!r} exists already") from None
-    layout.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with Index.create(layout.index_db):
-        pass
-    # The tree comes last: with it the session exists.
-    layout.tree.mkdir(mode=0o755)
 
 
 class OwnedMirror:
@@ -110,11 +110,10 @@ class OwnedMirror:
         self.recovery = recovery
         self._lock = lock
         self._index = index
-        self._lookups = Index.open(layout.index_db)
         self._pool = pool
-        self._root_fd = os.dup(root_fd)
         self._dirty_log = DirtyLog(layout.dirty_log)
-        identities = Identities(index)
+        self._lookups = Index.open(layout.index_db)
+        self._identities = identities = Identities(Index.open(layout.index_db))
         self.working = WorkingSet(self._dirty_log)
         self.mirror = Mirror(root_fd, self._lookups, self.working, identities)
         rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
@@ -153,23 +152,22 @@ class OwnedMirror:
                 f"there is no session {layout.name!r}: make it with `ghostfs session create`"
             )
         lock = OwnerLock(layout.owner_lock, what=f"session {layout.name!r}").acquire()
-        pool = HashPool(settings.hash_workers)
-        index: Index | None = None
-        root_fd = os.open(layout.tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            index, ending = _open_index(layout)
-            if rescan and ending is not Ending.NO_INDEX:
-                ending = Ending.RESCAN
-            recovery = _recover(index, layout, root_fd, pool, settings, ending, progress)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lock.release)
+            pool = HashPool(settings.hash_workers)
+            undo.callback(pool.close)
+            root_fd = os.open(layout.tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            undo.callback(os.close, root_fd)
+            try:
+                index, recovery = _open_recovered(layout, root_fd, pool, settings, progress, rescan=rescan)
+            except IndexDamaged as error:
+                _set_aside(layout, error)
+                index, recovery = _open_recovered(layout, root_fd, pool, settings, progress, rescan=rescan)
+            undo.callback(index.close)
             _mark(layout, clean=False)
-            return cls(layout, lock, index, pool, settings, recovery, root_fd)
-        except BaseException:
-            if index is not None:
-                index.close()
-            os.close(root_fd)
-            pool.close()
-            lock.release()
-            raise
+            owned = cls(layout, lock, index, pool, settings, recovery, root_fd)
+            undo.pop_all()
+            return owned
 
     def close(self, *, timeout: float | None = None) -> bool:
         """Settles and commits everything, makes the tree durable, marks the stop clean.
@@ -177,19 +175,28 @@ class OwnedMirror:
         Returns whether it was clean; if not (a disk that stayed full for `timeout` seconds), the next
         start goes by dirty.log and nothing is lost.
         """
-        clean = self.capture.drain(timeout)
-        self.capture.stop()
-        self.mirror.close()
-        self._index.close()
-        self._lookups.close()
-        self._pool.close()
-        if clean:
-            syncfs_of(self.layout)
-            _mark(self.layout, clean=True)
-        os.close(self._root_fd)
-        self._dirty_log.close()
-        self._lock.release()
-        return clean
+        with contextlib.ExitStack() as parts:
+            for close in (
+                self._lock.release,
+                self._dirty_log.close,
+                self._pool.close,
+                self._identities.close,
+                self._lookups.close,
+                self._index.close,
+            ):
+                parts.callback(close)
+            clean = self.capture.drain(timeout)
+            self.capture.stop()
+            self.mirror.close()
+            if not clean:
+                return False
+            try:
+                syncfs_of(self.layout)
+                _mark(self.layout, clean=True)
+            except (OSError, GhostError) as error:
+                log.error("not_stopped_clean", session=self.layout.name, error=str(error))  # noqa: TRY400
+                return False
+        return True
 
 
 def syncfs_of(layout: SessionLayout) -> None:
@@ -208,22 +215,56 @@ def _mark(layout: SessionLayout, *, clean: bool) -> None:
         commit.set_meta("boot", boot_id())
 
 
-def _open_index(layout: SessionLayout) -> tuple[Index, Ending]:
+def _open_recovered(
+    layout: SessionLayout,
+    root_fd: int,
+    pool: HashPool,
+    settings: MirrorSettings,
+    progress: Callable[[int], None] | None,
+    *,
+    rescan: bool,
+) -> tuple[Index, Recovery]:
+    index = _open_index(layout)
     try:
-        index = Index.open(layout.index_db)
+        ending = _ending(index, layout)
+        if rescan and ending is not Ending.NO_INDEX:
+            ending = Ending.RESCAN
+        return index, _recover(index, layout, root_fd, pool, settings, ending, progress)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _open_index(layout: SessionLayout) -> Index:
+    try:
+        return Index.open(layout.index_db)
     except FileNotFoundError:
         log.warning("index_missing", session=layout.name, path=str(layout.index_db))
-        return Index.create(layout.index_db), Ending.NO_INDEX
-    except IndexDamaged as error:
-        kept = set_aside(layout.index_db)
-        log.warning("index_damaged", session=layout.name, error=str(error), kept=str(kept))
-        return Index.create(layout.index_db), Ending.NO_INDEX
+        for suffix in ("-wal", "-shm"):
+            # They belong to the index that is gone: SQLite would put their pages into the new one.
+            layout.index_db.with_name(layout.index_db.name + suffix).unlink(missing_ok=True)
+    return Index.create(layout.index_db)
+
+
+def _set_aside(layout: SessionLayout, error: IndexDamaged) -> None:
+    kept = set_aside(layout.index_db)
+    log.warning("index_damaged", session=layout.name, error=str(error), kept=str(kept))
+
+
+def _ending(index: Index, layout: SessionLayout) -> Ending:
+    try:
+        DirtyLog.entries(layout.dirty_log)
+    except GhostError as error:
+        layout.dirty_log.rename(layout.dirty_log.with_name(layout.dirty_log.name + ".damaged"))
+        log.warning("dirty_log_damaged", session=layout.name, error=str(error))
     clean, boot = index.meta("clean"), index.meta("boot")
     if clean is None or index.head() == 0:
-        return index, Ending.NO_INDEX
+        return Ending.NO_INDEX
     if clean == "1":
-        return index, Ending.CLEAN
-    return index, Ending.KILLED if boot == boot_id() else Ending.POWER_CUT
+        return Ending.CLEAN
+    if boot != boot_id():
+        return Ending.POWER_CUT
+    return Ending.KILLED if layout.dirty_log.exists() else Ending.RESCAN
 
 
 def _recover(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = ["Spool"]
 
-import os
 from collections import OrderedDict
 from pathlib import Path
 
@@ -39,8 +38,12 @@ class Spool:
             return
         path = self._path(digest)
         incoming = path.with_suffix(".new")
-        incoming.write_bytes(data)
-        incoming.rename(path)
+        try:
+            incoming.write_bytes(data)
+            incoming.rename(path)
+        except BaseException:
+            incoming.unlink(missing_ok=True)
+            raise
         self._sizes[digest] = len(data)
         self._total += len(data)
         while self._total > self._limit:
@@ -49,4 +52,4 @@ class Spool:
             self._path(oldest).unlink(missing_ok=True)
 
     def _path(self, digest: bytes) -> Path:
-        return self._folder / os.fsdecode(digest.hex())
+        return self._folder / digest.hex()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ghostfs.errors import SessionNotFound
-from ghostfs.index import Index
+from ghostfs.index import DirtyEntries, DirtyLog, Index
 from ghostfs.mirror.hashing import HashPool
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.reconcile import Findings, Reconciler
@@ -85,7 +85,9 @@ def verify(layout: SessionLayout, *, workers: int = 0, progress: Progress | None
                 allocate=lambda count: (next(unknown) for _ in range(count)),
             )
             findings = reconciler.everything()
-            judged = list(_judge(index, findings, before.head))
+            # After the tree and before the rows: a change is still in the log, or already in the index.
+            dirty = DirtyLog.entries(layout.dirty_log)
+            judged = list(_judge(index, findings, before.head, dirty))
             recomputed = index.recomputed_fingerprint()
             after = index.state()
             if after.head != before.head:
@@ -107,11 +109,16 @@ def verify(layout: SessionLayout, *, workers: int = 0, progress: Progress | None
         pool.close()
 
 
-def _judge(index: Index, findings: Findings, since: Seq) -> Iterator[Problem | None]:
-    """Each difference as a problem, or as `None` if the owner has committed a change of it since."""
+def _judge(index: Index, findings: Findings, since: Seq, dirty: DirtyEntries) -> Iterator[Problem | None]:
+    """Each difference as a problem, or as `None` if the owner changes it now or has committed that since."""
+    places = {(entry.parent, entry.name) for entry in dirty.dirents}
+    inodes = dirty.inodes | {entry.parent for entry in dirty.dirents}
+    inodes_unborn: set[InodeId] = set()
     for (parent, name), child in findings.names.items():
         cell = index.dirent_cell(parent, name) if parent > 0 else None
-        if cell is not None and cell.seq > since:
+        if (cell is not None and cell.seq > since) or (parent, name) in places or parent in inodes_unborn:
+            if child is not None and child < 0:
+                inodes_unborn.add(child)
             yield None
             continue
         path = _path(index, parent, name)
@@ -128,7 +135,7 @@ def _judge(index: Index, findings: Findings, since: Seq) -> Iterator[Problem | N
         differing = _differences(row, found)
         if not differing:
             continue
-        if row.seq > since:
+        if row.seq > since or found.id in inodes:
             yield None
             continue
         links = index.links(found.id)
@@ -145,8 +152,10 @@ def _differences(row: Inode, found: Inode) -> list[str]:
 
 def _path(index: Index, parent: InodeId, name: bytes) -> str:
     parts = [name]
+    seen = set()
     while parent != ROOT:
-        links = index.links(parent) if parent > 0 else []
+        links = index.links(parent) if parent > 0 and parent not in seen else []
+        seen.add(parent)
         if not links:
             parts.append(b"?")
             break

@@ -94,6 +94,8 @@ class WorkingSet:
 
     def attrs_changed(self, record: Record) -> None:
         """Attributes of the inode have changed."""
+        if record.unlinked:
+            return
         record.attrs_dirty = True
         self.ready[record.id] = record
         if not self.work.is_set():
