@@ -74,8 +74,8 @@ class Assembly:
         put while later ones are still being found. Asking again repeats those that have not been put."""
         for inode, indices in list(self._wanted.items()):
             for index in sorted(indices):
-                digest = self._digest(inode, index)
-                if self._fetching[digest][0] == (inode, index):
+                readers = self._fetching.get(self._digest(inode, index))
+                if readers is not None and readers[0] == (inode, index):
                     yield self._want(inode, index)
         for inode in list(self._todo):
             if inode in self._todo:

@@ -23,6 +23,7 @@ from ghostfs.mirror.attributes import Attributes
 from ghostfs.mirror.batch import KeptChange
 from ghostfs.mirror.conflict import Keeper
 from ghostfs.mirror.executor import Executor
+from ghostfs.mirror.ground import Ground
 from ghostfs.mirror.planlog import Objects, Outcome, PlanLog, PlanRecord
 from ghostfs.mirror.reach import Reach
 from ghostfs.mirror.staging import Staging
@@ -184,18 +185,17 @@ class Publisher:
 
     def _carry_out(self, record: PlanRecord, *, again: bool) -> tuple[KeptChange, ...]:
         keeper = Keeper(self._node, self._reach.path)
-        executor = Executor(
+        ground = Ground(
             record,
             index=self._index,
-            staging=self._staging,
             reach=self._reach,
             attributes=self._attributes,
             keeper=keeper,
             again=again,
         )
-        executor.run(self._between)
+        Executor(record.steps, ground, self._staging).run(self._between)
         self._make_durable(record.steps)
-        self._commit(record.outcome, executor)
+        self._commit(record.outcome, ground)
         self._log.clear()
         return tuple(keeper.kept)
 
@@ -226,7 +226,7 @@ class Publisher:
             finally:
                 os.close(fd)
 
-    def _commit(self, outcome: Outcome, executor: Executor) -> None:
+    def _commit(self, outcome: Outcome, ground: Ground) -> None:
         with self._index.adopt() as adopt:
             for place in outcome.forget:
                 adopt.forget_dirent(*place)
@@ -235,10 +235,10 @@ class Publisher:
             stored = set()
             for cell in outcome.inodes:
                 stored.add(cell.id)
-                adopt.store_inode(replace(cell, backing=self._backing(cell.id, executor)))
-            for inode in (executor.at.keys() | executor.verified) - stored:
-                at = executor.at.get(inode) or self._place(inode)
-                backing = None if at is None else executor.backing(inode, at)
+                adopt.store_inode(replace(cell, backing=self._backing(cell.id, ground)))
+            for inode in (ground.at.keys() | ground.verified) - stored:
+                at = ground.at.get(inode) or self._place(inode)
+                backing = None if at is None else ground.backing(inode, at)
                 if backing is not None:
                     adopt.set_backing(inode, backing)
             for inode, seq in outcome.parked:
@@ -258,15 +258,15 @@ class Publisher:
         elif outcome.snapshot is not None:
             adopt.set_snapshot(*outcome.snapshot)
 
-    def _backing(self, inode: InodeId, executor: Executor) -> Backing:
+    def _backing(self, inode: InodeId, ground: Ground) -> Backing:
         """Of an inode that is stored: as found after the steps, or as before if they left it alone."""
         if inode == ROOT:
             st = os.stat(self._reach.fd(ROOT))
             return Backing(st.st_ino, st.st_ctime_ns)
-        row = executor.row(inode) if inode not in executor.created else None
-        if inode in executor.at or inode in executor.verified or row is None:
-            place = executor.at.get(inode) or self._place(inode)
-            found = None if place is None else executor.backing(inode, place)
+        row = ground.row(inode) if inode not in ground.created else None
+        if inode in ground.at or inode in ground.verified or row is None:
+            place = ground.at.get(inode) or self._place(inode)
+            found = None if place is None else ground.backing(inode, place)
             if found is not None:
                 return found
         return (row.backing if row is not None else None) or _ELSEWHERE

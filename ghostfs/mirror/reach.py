@@ -12,6 +12,7 @@ __all__ = ["Reach"]
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -102,6 +103,31 @@ class Reach:
         fd = self._fds.pop(directory, None)
         if fd is not None:
             os.close(fd)
+
+    def open_up(self, directory: InodeId) -> list[InodeId]:
+        """Gives the owner all rights on the directory and those above it; returns whose mode changed.
+
+        For a process that owns them and is not root.
+        """
+        above: list[InodeId] = [directory]
+        while above[-1] not in self._base:
+            try:
+                above.append(self.place(above[-1]).parent)
+            except FileNotFoundError:
+                return []
+        opened = []
+        for inode in reversed(above):
+            if inode == HELD:
+                continue
+            try:
+                pinned = f"/proc/self/fd/{self.fd(inode)}"
+                mode = stat.S_IMODE(os.stat(pinned).st_mode)
+                if mode & 0o700 != 0o700:
+                    os.chmod(pinned, mode | 0o700)
+                    opened.append(inode)
+            except OSError:
+                break  # not where it should be, or not ours: the step will say so
+        return opened
 
     def close(self) -> None:
         """Closes all but the two that were given."""
