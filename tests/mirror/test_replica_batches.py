@@ -103,6 +103,7 @@ def test_the_overlays_name_at_the_root_only() -> None:
 def test_cells_that_contradict_what_is_there(world: Any) -> None:
     d = world.hub.mkdir(ROOT, b"d")
     f = world.hub.file(d, b"f", b"x")
+    sub = world.hub.mkdir(d, b"sub")
     world.node.sync(world.hub)
     replica = world.node.replica
     head = world.hub.index.head()
@@ -117,7 +118,7 @@ def test_cells_that_contradict_what_is_there(world: Any) -> None:
     refused(Inode(f, Kind.FIFO, 0, 0, 0, 0))
     refused(Dirent(f, b"below a file", d))
     refused(Dirent(d, b"itself", d))
-    refused(Dirent(ROOT, b"twice", d))
+    refused(Dirent(sub, b"below itself", d), Dirent(ROOT, b"d", None))
     world.hub.write(f, b"goes on")
     world.node.sync(world.hub)
     world.assert_equal()
