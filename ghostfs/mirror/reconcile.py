@@ -107,16 +107,14 @@ class Reconciler:
         self._assign(ROOT, os.fstat(self._root_fd))
         with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
             self._pool_hash(
-                itertools.chain(
-                    self._list(directories, ROOT, whole=True), self._look_at_inode(directories, ROOT)
-                )
+                itertools.chain(self._list(directories, ROOT), self._look_at_inode(directories, ROOT))
             )
         self._take_away()
         return self.findings
 
     def named(self, names: Iterable[DirtyDirent], inodes: Iterable[InodeId]) -> Findings:
-        """Compares only some names and inodes, the directories that hold those names, and all that is in
-        directories which the index does not have.
+        """Compares only some names and inodes, the directories that hold those names, and all that is
+        below directories which the index may not have.
 
         `names` are in the order in which they were to be changed.
         """
@@ -134,8 +132,8 @@ class Reconciler:
 
     # --- the two ways to go through a tree --------------------------------------------------------------
 
-    def _list(self, directories: Directories, top: InodeId, *, whole: bool) -> Iterable[_ToHash]:
-        """Compares all that is in a directory; below it, `whole` or only in what is doubtful."""
+    def _list(self, directories: Directories, top: InodeId) -> Iterable[_ToHash]:
+        """Compares all that is in and below a directory."""
         pending = [top]
         while pending:
             directory = pending.pop()
@@ -156,9 +154,7 @@ class Reconciler:
                     if (st := _stat(place, fd)) is None:
                         continue
                     inode = self._found(place, st, known)
-                    if kind_of_mode(st.st_mode) is Kind.DIRECTORY and (
-                        whole or self._doubtful(place, inode)
-                    ):
+                    if kind_of_mode(st.st_mode) is Kind.DIRECTORY:
                         pending.append(inode)
                     yield from self._compare(inode, fd, name, st)
                 self._absent.extend((directory, name) for name in listed)
@@ -194,7 +190,7 @@ class Reconciler:
         inode = self._found(place, st, self._index.dirent(*place))
         yield from self._compare(inode, fd, place[1], st)
         if kind_of_mode(st.st_mode) is Kind.DIRECTORY and self._doubtful(place, inode):
-            yield from self._list(directories, inode, whole=False)
+            yield from self._list(directories, inode)
 
     def _look_at_inode(self, directories: Directories, inode: InodeId) -> Iterable[_ToHash]:
         """Compares an inode at the first of its places that dirty.log does not name."""

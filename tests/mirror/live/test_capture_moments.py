@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -174,10 +175,8 @@ def test_no_failure_of_whatever_kind_loses_a_change_or_a_drain(live: Any, error:
     done = threading.Event()
     live.owned.capture._drain_wanted.append(done)
     fail_once(live, error)
-    try:
+    with contextlib.suppress(RuntimeError):
         live.step()
-    except RuntimeError as raised:
-        assert raised is error
     assert not done.is_set()
     live.step()
     assert done.is_set()
