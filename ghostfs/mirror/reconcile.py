@@ -100,6 +100,8 @@ class Reconciler:
         self._listed: set[InodeId] = set()
         self._compared: set[InodeId] = set()
         self._absent: list[Place] = []
+        self._displaced: list[InodeId] = []
+        """What the index has at places where something else is now."""
         self._spare: list[int] = []
 
     def everything(self) -> Findings:
@@ -215,6 +217,8 @@ class Reconciler:
         inode = self._identify(place, st, known)
         if inode != known:
             self.findings.names[place] = inode
+            if known is not None:
+                self._displaced.append(known)
         if kind_of_mode(st.st_mode) is Kind.DIRECTORY:
             self._found_at[inode] = place
         return inode
@@ -299,6 +303,9 @@ class Reconciler:
         all directories that have moved were found where they are now."""
         names = self.findings.names
         pending = self._absent
+        for inode in self._displaced:
+            if inode not in self._assigned:
+                pending.extend((inode, below) for below, _ in self._index.children(inode))
         while pending:
             place = pending.pop()
             child = self._index.dirent(*place)

@@ -279,7 +279,11 @@ def test_recovery_killed_at_any_moment_begins_again(live: Any, monkeypatch: pyte
     def kill(*_: object, **__: object) -> None:
         raise Killed
 
-    for target in ("ghostfs.mirror.session.apply", "ghostfs.mirror.session._report", "ghostfs.mirror.session._mark"):
+    for target in (
+        "ghostfs.mirror.session.apply",
+        "ghostfs.mirror.session._report",
+        "ghostfs.mirror.session._mark",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(target, kill)
             with pytest.raises(Killed):
