@@ -14,7 +14,6 @@ from ghostfs.errors import MountError, PeerError
 from ghostfs.fs import preflight, process
 from ghostfs.fs.mounts import Mounted, detach, find, is_owned, mounted, users_of
 from ghostfs.fs.options import MountOptions
-from ghostfs.fs.serve import serve
 from ghostfs.mirror.control import ControlClient
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.session import create_session
@@ -41,6 +40,9 @@ def mount(options: MountOptions) -> None:
     if options.create and not layout.tree.is_dir():
         create_session(layout)
     if options.foreground:
+        # Loaded here: a command that only starts a mount needs no trio and no pyfuse3.
+        from ghostfs.fs.serve import serve
+
         serve(options, mountpoint, lambda: None)
     else:
         process.start(options, mountpoint)

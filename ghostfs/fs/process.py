@@ -23,7 +23,6 @@ import structlog
 from ghostfs import errors, logs
 from ghostfs.errors import ExitCode, GhostError, MountError
 from ghostfs.fs.options import MountOptions
-from ghostfs.fs.serve import serve
 from ghostfs.mirror.layout import DataDir
 
 log = structlog.get_logger(__name__)
@@ -67,6 +66,9 @@ def start(options: MountOptions, mountpoint: Path) -> None:
 
 def main() -> int:
     """The mount process. Not for people: `ghostfs mount` is."""
+    # Loaded here: whoever starts a mount imports this module too, and needs no trio and no pyfuse3.
+    from ghostfs.fs.serve import serve
+
     request = json.loads(sys.stdin.read())
     if os.fork():
         os._exit(0)

@@ -120,6 +120,9 @@ class Follower:
             raise
         except grpc.aio.AioRpcError as error:
             self._report(str(peer_error(error, self._link.shown)))
+        except asyncio.InvalidStateError:
+            # What gRPC raises for a write to a stream that the other side has just ended.
+            self._report(f"the hub at {self._link.shown} ended the stream")
         except PeerError as error:
             self._report(str(error))
         except InvalidCell as error:

@@ -42,7 +42,7 @@ def run(base: Path, *, small: bool) -> None:
             tree = stack.session("bench").tree
             count, total = measure_tree(tree)
             for nodes in (1, 4):
-                peer = min(rsync(tree, base / f"rsync-{what}-{nodes}-{turn}") for turn in range(nodes))
+                peer = sum(rsync(tree, base / f"rsync-{what}-{nodes}-{turn}") for turn in range(nodes))
                 rows.append(sync_to(stack, nodes, count, total, peer))
     heading("First sync from a hub to nodes on the same machine; rsync -a between the same two directories")
     show(
