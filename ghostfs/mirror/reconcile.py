@@ -273,8 +273,17 @@ class Reconciler:
         row = self._index.inode_light(known) if known is not None else None
         if known is not None and row is not None and _is(row, kind, st.st_ino) and self._free(known, st):
             return self._assign(known, st)
-        for hint in reversed(self._hinted.get(place, [])):
-            if self._free(hint, st) and self._index.inode_light(hint) is None:
+        hints = [
+            (hint, self._index.inode_light(hint))
+            for hint in reversed(self._hinted.get(place, []))
+            if self._free(hint, st)
+        ]
+        # First what the index has, as `_locate` does: the two must agree on which directory this is.
+        for hint, hinted in hints:
+            if hinted is not None and _is(hinted, kind, st.st_ino):
+                return self._assign(hint, st)
+        for hint, hinted in hints:
+            if hinted is None:
                 return self._assign(hint, st)
         for candidate in self._index.by_backing(st.st_ino):
             if candidate.kind is kind and self._free(candidate.id, st):

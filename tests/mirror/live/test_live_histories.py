@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -369,12 +369,12 @@ def contents(tree: Path) -> dict[bytes, Any]:
 
 
 @pytest.fixture
-def machine(live_class: Any, invariants: Any) -> Iterator[type[Histories]]:
+def machine(live_class: Any, invariants: Any) -> type[Histories]:
     class Machine(Histories):
         new_live = staticmethod(live_class)
         consistent = staticmethod(invariants)
 
-    yield Machine
+    return Machine
 
 
 def test_histories(machine: type[Histories]) -> None:

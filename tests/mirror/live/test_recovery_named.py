@@ -197,6 +197,18 @@ def test_replaced_while_it_has_another_name(live: Any) -> None:
     assert live.id("other") != live.id("a/file")
 
 
+def test_a_known_directory_where_a_new_file_was_for_a_while(live: Any) -> None:
+    standing(live)
+    kept = live.id("a")
+    live.write("place", b"for a while")
+    live.unlink("place")
+    live.rename("a", "place")
+    live.write("place/new", b"new")
+    live.unlink("place/file")
+    reopened(live)
+    assert live.id("place") == kept
+
+
 def test_announced_and_never_done(live: Any) -> None:
     standing(live)
     log = live.owned._dirty_log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -265,12 +266,22 @@ def test_a_failed_start_leaves_nothing_open(live: Any, monkeypatch: pytest.Monke
         raise IndexDamaged("no")
 
     for target in ("_open_recovered", "_mark"):
-        with monkeypatch.context() as patch, pytest.raises(IndexDamaged):
+        with monkeypatch.context() as patch:
             patch.setattr(f"ghostfs.mirror.session.{target}", fail)
             patch.setattr("ghostfs.mirror.session._set_aside", lambda *_: None)
-            OwnedMirror.open(live.layout, live.settings)
+            with pytest.raises(IndexDamaged):
+                OwnedMirror.open(live.layout, live.settings)
     assert sorted(os.listdir("/proc/self/fd")) == before
     live.open()
+
+
+def _written(live: Any, handle: Any, offset: int) -> int:
+    try:
+        return int(live.mirror.write(handle, offset, b"x" * 65536))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return 0
 
 
 def test_a_disk_that_is_full_for_a_while(tmp_path: Path, new_live: Callable[..., Any]) -> None:
@@ -280,9 +291,9 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, new_live: Callable[...,
         live.write("kept", b"x" * 1000)
         live.drain()
         filler = live.create("filler")
-        with pytest.raises(OSError, match="space"):
-            for round_ in range(100):
-                live.mirror.write(filler, round_ << 16, b"x" * 65536)
+        filled = 0
+        while (written := _written(live, filler, filled)) > 0:
+            filled += written
         failed = 0
         for round_ in range(200):
             try:
