@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         json_schema_extra=_unit("MiB"),
     )
 
+    tombstone_retention_days: Annotated[int, Ge(0), Le(36_500)] = Field(
+        7,
+        description="How long deleted names are remembered for nodes that have not been heard of; later they sync by a snapshot.",
+        json_schema_extra=_unit("days"),
+    )
+
     writeback: bool = Field(
         False,
         description="Let the kernel gather writes before they reach the mount: faster small writes, but a killed mount loses what was not yet written back.",

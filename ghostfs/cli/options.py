@@ -93,6 +93,7 @@ def mirror_settings(settings: Settings) -> MirrorSettings:
         commit_interval=settings.commit_interval_ms / 1000,
         spool_bytes=settings.spool_mib << 20,
         xattrs=settings.xattrs,
+        tombstone_retention=settings.tombstone_retention_days * 86400.0,
     )
 
 

@@ -65,7 +65,7 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
     """
     layout = DataDir(options.data_dir).session(options.session)
     _prepare_process()
-    owned = OwnedMirror.open(layout, options.mirror)
+    owned = OwnedMirror.open(layout, options.mirror, members_db=DataDir(options.data_dir).hub_db)
     try:
         with _metrics(options.metrics_listen):
             _Mount(options, owned, mountpoint, on_ready).run()

@@ -31,6 +31,8 @@ _BUSY_FACTOR = 8
 
 _LARGE = 128
 
+_TIDY_EVERY = 600.0
+
 log = structlog.get_logger(__name__)
 
 Listener = Callable[[State], None]
@@ -57,9 +59,11 @@ class Capture:
         spooler: Spooler,
         *,
         commit_interval: float,
+        tidy: Callable[[], object] | None = None,
     ) -> None:
         """`index` is the writer's connection, used by this object's thread alone from `start` to `stop`.
-        `commit_interval` is in seconds, from the end of a commit to the start of the next."""
+        `commit_interval` is in seconds, from the end of a commit to the start of the next. `tidy` is called
+        in the thread, between commits: first of all, and then once in `_TIDY_EVERY` seconds."""
         self.stats = CaptureStats()
         self.listeners: list[Listener] = []
         """Called from the capture thread with the state after each commit; must not block."""
@@ -69,6 +73,8 @@ class Capture:
         self._identities = identities
         self._spooler = spooler
         self._interval = commit_interval
+        self._tidy = tidy
+        self._tidy_at = float("-inf")
         self._stopping = threading.Event()
         self._drain_wanted: list[threading.Event] = []
         self._drain_lock = threading.Lock()
@@ -105,6 +111,7 @@ class Capture:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
+                self._keep_tidy()
                 rest = self._step()
             except Exception as error:
                 self._failed(error)
@@ -116,8 +123,20 @@ class Capture:
             # `stop` says so before it sets `work`, and `_step` clears that before it works: no call is missed.
             if self._stopping.is_set():
                 return
-            due = self._gatherer.next_due()
-            self._work.wait(None if due is None else max(due - time.monotonic(), 0.0))
+            self._work.wait(self._patience())
+
+    def _patience(self) -> float | None:
+        """How long to wait for work, in seconds; None is until there is some."""
+        due = self._gatherer.next_due()
+        if self._tidy is not None:
+            due = self._tidy_at if due is None else min(due, self._tidy_at)
+        return None if due is None else max(due - time.monotonic(), 0.0)
+
+    def _keep_tidy(self) -> None:
+        now = time.monotonic()
+        if self._tidy is not None and now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_EVERY
+            self._tidy()
 
     def _step(self) -> float:
         """One commit, if there is something; how long to rest after it, in seconds."""

@@ -15,6 +15,8 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Self
 
 import structlog
@@ -29,6 +31,7 @@ from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.live import Mirror
 from ghostfs.mirror.owner import OwnerLock
 from ghostfs.mirror.reconcile import Findings, Reconciler, apply
+from ghostfs.mirror.retention import Retention
 from ghostfs.mirror.settle import SettleRule
 from ghostfs.mirror.spooling import Spooler
 from ghostfs.mirror.syscalls import boot_id, syncfs
@@ -51,6 +54,7 @@ class MirrorSettings:
     commit_interval: float = 0.002
     spool_bytes: int = 256 << 20
     xattrs: bool = False
+    tombstone_retention: float = 7 * 86400.0
 
 
 class Ending(enum.StrEnum):
@@ -104,6 +108,7 @@ class OwnedMirror:
         settings: MirrorSettings,
         recovery: Recovery,
         root_fd: int,
+        members_db: Path | None,
     ) -> None:
         """Use `open`."""
         self.layout = layout
@@ -119,6 +124,7 @@ class OwnedMirror:
         rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
         gatherer = Gatherer(self.mirror, self.working, rule, pool, xattrs=settings.xattrs)
         spooler = Spooler(layout.spool, settings.spool_bytes, self.mirror, self.working)
+        retention = members_db and Retention(members_db, layout.name, settings.tombstone_retention)
         self.capture = Capture(
             index,
             gatherer,
@@ -126,6 +132,7 @@ class OwnedMirror:
             identities,
             spooler,
             commit_interval=settings.commit_interval,
+            tidy=partial(retention.collect, index) if retention else None,
         )
         self.capture.start()
 
@@ -137,11 +144,13 @@ class OwnedMirror:
         *,
         rescan: bool = False,
         progress: Callable[[int], None] | None = None,
+        members_db: Path | None = None,
     ) -> Self:
         """Takes the owner lock and brings the index up to what the tree is.
 
         `rescan` looks at every name even after a clean stop, for a tree that was changed behind the
-        owner's back. `progress` gets the bytes read while hashing.
+        owner's back. `progress` gets the bytes read while hashing. `members_db` is the hub's, where it is
+        known: tombstones that no member needs are then collected.
 
         Raises:
             SessionNotFound, SessionBusy, IndexTooNew: as they say.
@@ -165,7 +174,7 @@ class OwnedMirror:
                 index, recovery = _open_recovered(layout, root_fd, pool, settings, progress, rescan=rescan)
             undo.callback(index.close)
             _mark(layout, clean=False)
-            owned = cls(layout, lock, index, pool, settings, recovery, root_fd)
+            owned = cls(layout, lock, index, pool, settings, recovery, root_fd, members_db)
             undo.pop_all()
             return owned
 
