@@ -112,21 +112,22 @@ class Gatherer:
                     working.settle(record)
             ready, working.ready = working.ready, {}
             gathered = Gathered({}, [])
+            for record in ready.values():
+                if record.content_dirty and not self._settles(record):
+                    working.hot[record.id] = record
+            held = {record.id for record in working.hot.values() if not record.in_index}
             try:
                 for record in ready.values():
-                    if record.unlinked:
+                    if record.unlinked or record.id in held:
                         continue
-                    settles = record.content_dirty and (record.due or record.writers == 0)
-                    if record.content_dirty and not settles:
-                        working.hot[record.id] = record
-                        if not record.in_index:
-                            continue
-                    gathered.taken.append(self._take(record, settles=settles))
+                    if held and self._awaits(record, held):
+                        working.ready[record.id] = record
+                    else:
+                        gathered.taken.append(self._take(record, settles=self._settles(record)))
             except BaseException:
                 working.ready = ready | working.ready
                 self._give_back(gathered)
                 raise
-            held = {record.id for record in working.hot.values() if not record.in_index}
             self._take_names(gathered, held)
             working.committing = gathered.names
         return gathered
@@ -212,6 +213,16 @@ class Gatherer:
             settled_at=record.settled_at,
             synced=record.synced,
         )
+
+    def _settles(self, record: Record) -> bool:
+        return record.content_dirty and (record.due or record.writers == 0)
+
+    def _awaits(self, directory: Record, held: set[InodeId]) -> bool:
+        """Whether a directory has changed because of a file that is held back: its new times go with the file,
+        or followers would be sent them twice, and would have to wait for the first to be told the second."""
+        if not directory.in_index:
+            return False
+        return not held.isdisjoint(self._working.names.get(directory.id, {}).values())
 
     def _take(self, record: Record, *, settles: bool) -> Taken:
         record.attrs_dirty = False
