@@ -92,9 +92,6 @@ class Reconciler:
         """Which backing inode each id stands for, in this pass."""
         self._by_backing: dict[int, InodeId] = {}
         self._hinted: dict[Place, list[InodeId]] = {}
-        self._where: dict[InodeId, list[Place]] = {}
-        self._locating: set[InodeId] = set()
-        """Directories being located, so that names which once led in a circle end."""
         self._found_at: dict[InodeId, Place] = {}
         """Where directories are in this tree."""
         self._listed: set[InodeId] = set()
@@ -125,7 +122,6 @@ class Reconciler:
             hints = self._hinted.setdefault(place, [])
             if entry.child is not None:
                 hints.append(entry.child)
-                self._where.setdefault(entry.child, []).append(place)
         self._assign(ROOT, os.fstat(self._root_fd))
         with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
             self._pool_hash(self._look_again(directories, list(inodes)))
@@ -235,32 +231,17 @@ class Reconciler:
         )
 
     def _locate(self, directory: InodeId) -> Place:
-        """Where a directory is now: where it was found, or at one of the names that the log and the index
-        have for it, if the same backing inode is there."""
+        """Where a directory was found, or where the index has it if the log does not name that place.
+
+        One that has moved is nowhere until its new place was looked at: the log names that too.
+        """
         found = self._found_at.get(directory)
         if found is not None:
             return found
-        row = self._index.inode_light(directory)
-        if row is not None and directory not in self._locating:
-            candidates = [*reversed(self._where.get(directory, [])), *self._index.links(directory)]
-            if len(candidates) == 1 and candidates[0] not in self._hinted:
-                return candidates[0]
-            self._locating.add(directory)
-            try:
-                for parent, name in candidates:
-                    ino = self._ino_at(parent, name)
-                    if ino is not None and (row.backing is None or ino == row.backing.ino):
-                        return parent, name
-            finally:
-                self._locating.discard(directory)
+        links = self._index.links(directory)
+        if len(links) == 1 and links[0] not in self._hinted:
+            return links[0]
         raise FileNotFoundError(errno.ENOENT, f"directory {directory} is nowhere")
-
-    def _ino_at(self, parent: InodeId, name: bytes) -> int | None:
-        with contextlib.closing(Directories(self._root_fd, self._locate)) as holder:
-            try:
-                return os.stat(name, dir_fd=holder.fd(parent), follow_symlinks=False).st_ino
-            except OSError:
-                return None
 
     # --- who is who ------------------------------------------------------------------------------------
 
@@ -278,7 +259,7 @@ class Reconciler:
             for hint in reversed(self._hinted.get(place, []))
             if self._free(hint, st)
         ]
-        # First what the index has, as `_locate` does: the two must agree on which directory this is.
+        # First what the index has: a directory that keeps its id keeps what is in it.
         for hint, hinted in hints:
             if hinted is not None and _is(hinted, kind, st.st_ino):
                 return self._assign(hint, st)
