@@ -10,8 +10,8 @@ from collections import deque
 from ghostfs.index import Index
 from ghostfs.model import InodeId
 
-_RESERVE = 16384
-_LOW = 4096
+_RESERVE = 65536
+_LOW = 16384
 
 
 class Identities:

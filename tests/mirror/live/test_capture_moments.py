@@ -336,7 +336,7 @@ def test_ids_are_reserved_in_the_middle_of_a_commit(live: Any) -> None:
 
     live.at("commit", use_up)
     live.step()
-    for _ in range(40_000):
+    for _ in range(70_000):
         identities.take()
     taken = identities.take()
     live.write("b", b"b")

@@ -126,12 +126,12 @@ def test_ids_never_come_twice(tmp_path: Path) -> None:
     seen: set[int] = set()
     for _ in range(2):
         identities = Identities(Index.open(path))
-        for round_ in range(20_000):
+        for round_ in range(70_000):
             seen.add(identities.take())
             if round_ % 1000 == 0:
                 identities.top_up()
         identities.close()
-    assert len(seen) == 40_000
+    assert len(seen) == 140_000
 
 
 def test_system_calls(tmp_path: Path) -> None:
