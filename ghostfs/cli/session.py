@@ -34,7 +34,7 @@ def create(names: tuple[str, ...], **common: Any) -> None:
       ghostfs session create demo
       ghostfs --data-dir /srv/ghostfs session create build-1 build-2
     """
-    from ghostfs.mirror.session import create_session
+    from ghostfs.mirror.live.session import create_session
 
     data = options.data_dir(options.load(**common))
     for layout in [data.session(name) for name in names]:  # all names are checked before anything is made

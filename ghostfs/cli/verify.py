@@ -35,7 +35,7 @@ def verify(name: str, *, as_json: bool, **common: Any) -> None:
       ghostfs verify demo --json | jq '.problems[].path'
     """
     from ghostfs.cli.overview import hub_of, settle
-    from ghostfs.mirror.verify import verify as verify_mirror
+    from ghostfs.mirror.live.verify import verify as verify_mirror
 
     settings = options.load(**common)
     data = options.data_dir(settings)

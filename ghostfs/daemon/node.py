@@ -22,7 +22,7 @@ from ghostfs.mesh.identity import node_identity
 from ghostfs.mesh.link import Link
 from ghostfs.mirror.layout import DataDir, SessionLayout
 from ghostfs.mirror.owner import OwnerLock
-from ghostfs.mirror.replica import Replica, ReplicaSettings
+from ghostfs.mirror.replica.replica import Replica, ReplicaSettings
 from ghostfs.names import check_label
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ghostfs.mirror.records import FileHandle
+from ghostfs.mirror.live.records import FileHandle
 from ghostfs.model import InodeId
 
 

@@ -16,7 +16,7 @@ from ghostfs.fs.mounts import Mounted, detach, find, is_owned, mounted, users_of
 from ghostfs.fs.options import MountOptions
 from ghostfs.mirror.control import ControlClient
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.session import create_session
+from ghostfs.mirror.live.session import create_session
 from ghostfs.v1 import control_pb2 as pb
 
 log = structlog.get_logger(__name__)

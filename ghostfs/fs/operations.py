@@ -22,7 +22,7 @@ from ghostfs.fs.attributes import NO_ENTRY, entry_of, statvfs_of
 from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
-from ghostfs.mirror.live import Mirror
+from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.model import ROOT, InodeId
 from ghostfs.names import NAME_MAX, OVERLAY
 

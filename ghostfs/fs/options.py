@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ghostfs.mirror.session import MirrorSettings
+from ghostfs.mirror.live.session import MirrorSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from ghostfs.fs.overlay import Overlay
 from ghostfs.fs.polling import install
 from ghostfs.index import Index, State
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.session import OwnedMirror
+from ghostfs.mirror.live.session import OwnedMirror
 from ghostfs.mirror.syscalls import syncfs
 from ghostfs.model import ROOT
 from ghostfs.v1 import control_pb2 as pb

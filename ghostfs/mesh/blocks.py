@@ -20,8 +20,8 @@ from typing import Self
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.errors import GhostError, Superseded
 from ghostfs.mesh.indexpool import IndexPool
-from ghostfs.mirror.directories import Directories
 from ghostfs.mirror.layout import SessionLayout
+from ghostfs.mirror.live.directories import Directories
 from ghostfs.model import Inode, InodeId, Kind
 
 _OPEN_ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

@@ -102,7 +102,7 @@ def decode_inode(cell: pb.InodeCell, head: int, blocks: bytes | None = None) -> 
     """The inode; `blocks` is the block list when it came in parts.
 
     What content must be (a canonical block list, a digest that is its digest) is checked where a batch
-    is taken in, by `ghostfs.mirror.batch.checked`: once, not once a layer.
+    is taken in, by `ghostfs.mirror.replica.batch.checked`: once, not once a layer.
 
     Raises:
         InvalidCell: a field is out of range, does not go with the kind, or the cell is newer than `head`.

@@ -15,7 +15,7 @@ from ghostfs.errors import InvalidCell, PeerError
 from ghostfs.mesh.backoff import Backoff
 from ghostfs.mesh.compression import decompress
 from ghostfs.mesh.workers import Workers
-from ghostfs.mirror.batch import Batch, Position, Published, Want
+from ghostfs.mirror.replica.batch import Batch, Position, Published, Want
 from ghostfs.model import InodeId
 from ghostfs.v1 import mesh_pb2 as pb
 
@@ -32,7 +32,7 @@ class Replicating(Protocol):
     """What the mesh asks of a replica. Synchronous; called from one thread at a time.
 
     After an exception of any method the batch is dropped with `abandon`; what was staged stays for the
-    next. See `ghostfs.mirror.replica.Replica`.
+    next. See `ghostfs.mirror.replica.replica.Replica`.
     """
 
     @property

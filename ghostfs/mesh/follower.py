@@ -26,7 +26,7 @@ from ghostfs.mesh.incoming import Incoming
 from ghostfs.mesh.link import Link
 from ghostfs.mesh.transport import peer_error
 from ghostfs.mesh.workers import Workers
-from ghostfs.mirror.batch import Batch, Position, Published
+from ghostfs.mirror.replica.batch import Batch, Position, Published
 from ghostfs.v1 import mesh_pb2 as pb
 
 log = structlog.get_logger(__name__)

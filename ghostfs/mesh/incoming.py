@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ghostfs.errors import InvalidCell
 from ghostfs.mesh.codec import check_number, decode_dirent, decode_fingerprint, decode_inode
 from ghostfs.mesh.compression import decompress
-from ghostfs.mirror.batch import Batch, SnapshotChunk
+from ghostfs.mirror.replica.batch import Batch, SnapshotChunk
 from ghostfs.model import Dirent, Epoch, Inode, InodeId, Seq
 from ghostfs.v1 import mesh_pb2 as pb
 

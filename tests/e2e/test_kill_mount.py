@@ -15,7 +15,7 @@ import writers
 from stack import Stack, eventually
 
 from ghostfs.index import DirtyLog, Index
-from ghostfs.mirror.verify import verify
+from ghostfs.mirror.live.verify import verify
 
 pytestmark = pytest.mark.timeout(3600)
 

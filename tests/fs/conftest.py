@@ -18,7 +18,7 @@ from ghostfs.errors import GhostError
 from ghostfs.fs.lifecycle import MountOptions, mount, unmount
 from ghostfs.fs.mounts import detach, find, mounted
 from ghostfs.mirror.layout import DataDir, SessionLayout
-from ghostfs.mirror.session import create_session
+from ghostfs.mirror.live.session import create_session
 
 NOBODY = 65534
 

@@ -23,7 +23,7 @@ from ghostfs.fs.lifecycle import mount, unmount
 from ghostfs.fs.mounts import detach, find
 from ghostfs.index import Index
 from ghostfs.mirror.control import ControlClient
-from ghostfs.mirror.session import create_session
+from ghostfs.mirror.live.session import create_session
 from ghostfs.v1 import control_pb2 as pb
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from ghostfs.fs import mounts
 from ghostfs.fs.lifecycle import MountOptions
 from ghostfs.fs.mounts import Mounted, find, is_owned, mounted, source_name
+from ghostfs.mirror.live.session import MirrorSettings
 from ghostfs.mirror.owner import OwnerLock
-from ghostfs.mirror.session import MirrorSettings
 
 
 @pytest.mark.parametrize("path", ["/data/sessions/a", "/d ata/ü,=\\\n:%/a", "/" + "x" * 300])

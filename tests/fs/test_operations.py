@@ -19,7 +19,7 @@ import trio
 from ghostfs.fs.operations import Operations
 from ghostfs.fs.overlay import Overlay, is_virtual
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.session import MirrorSettings, OwnedMirror, create_session
+from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror, create_session
 from ghostfs.model import ROOT
 
 CALLER = pyfuse3.RequestContext()

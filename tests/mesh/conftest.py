@@ -21,8 +21,8 @@ from ghostfs.content import BLOCK_SIZE, BlockList, block_digest, scan
 from ghostfs.errors import InvalidCell
 from ghostfs.index import Index, set_aside
 from ghostfs.index.fingerprint import dirent_term, inode_term
-from ghostfs.mirror.batch import Batch, Position, Published, Want, checked
 from ghostfs.mirror.layout import DataDir
+from ghostfs.mirror.replica.batch import Batch, Position, Published, Want, checked
 from ghostfs.model import ROOT, Backing, Cursor, Inode, InodeId, Kind, kind_of_mode
 
 Tree = dict[bytes, tuple[Kind, int, bytes]]

@@ -14,9 +14,9 @@ import pytest
 
 from ghostfs.content import BLOCK_SIZE, scan
 from ghostfs.index import Commit, Frozen, Index
-from ghostfs.mirror.batch import Batch, Published, SnapshotChunk, Want
 from ghostfs.mirror.layout import SessionLayout
-from ghostfs.mirror.replica import Replica, ReplicaSettings
+from ghostfs.mirror.replica.batch import Batch, Published, SnapshotChunk, Want
+from ghostfs.mirror.replica.replica import Replica, ReplicaSettings
 from ghostfs.model import NEVER, ROOT, Epoch, Inode, InodeId, Kind, Seq
 
 MTIME = 1_700_000_000_000_000_000

@@ -14,13 +14,13 @@ import pytest
 
 from ghostfs.content import BlockList
 from ghostfs.index import Delta
-from ghostfs.mirror.capture import Capture
-from ghostfs.mirror.gather import Gathered
 from ghostfs.mirror.layout import DataDir, SessionLayout
-from ghostfs.mirror.live import Mirror
-from ghostfs.mirror.records import FileHandle
-from ghostfs.mirror.session import MirrorSettings, OwnedMirror, create_session
-from ghostfs.mirror.verify import verify
+from ghostfs.mirror.live.capture import Capture
+from ghostfs.mirror.live.gather import Gathered
+from ghostfs.mirror.live.mirror import Mirror
+from ghostfs.mirror.live.records import FileHandle
+from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror, create_session
+from ghostfs.mirror.live.verify import verify
 from ghostfs.model import NEVER, ROOT, InodeId, Kind
 
 UID, GID = os.geteuid(), os.getegid()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.session import MirrorSettings, OwnedMirror
+from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror
 from ghostfs.model import ROOT, InodeId
 
 UID, GID = os.geteuid(), os.getegid()

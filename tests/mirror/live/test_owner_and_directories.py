@@ -12,8 +12,8 @@ import pytest
 
 from ghostfs.errors import SessionBusy
 from ghostfs.index import Index
-from ghostfs.mirror.directories import Directories
-from ghostfs.mirror.identities import Identities
+from ghostfs.mirror.live.directories import Directories
+from ghostfs.mirror.live.identities import Identities
 from ghostfs.mirror.owner import OwnerLock
 from ghostfs.mirror.privileges import may_chown
 from ghostfs.mirror.syscalls import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ghostfs.index import DirtyLog
-from ghostfs.mirror.session import Ending, Recovery
+from ghostfs.mirror.live.session import Ending, Recovery
 from ghostfs.mirror.syscalls import RENAME_EXCHANGE
 from ghostfs.model import ROOT
 
@@ -296,9 +296,9 @@ def test_recovery_killed_at_any_moment_begins_again(live: Any, monkeypatch: pyte
         raise Killed
 
     for target in (
-        "ghostfs.mirror.session.apply",
-        "ghostfs.mirror.session._report",
-        "ghostfs.mirror.session._mark",
+        "ghostfs.mirror.live.session.apply",
+        "ghostfs.mirror.live.session._report",
+        "ghostfs.mirror.live.session._mark",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, kill)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostfs.index import DirtyLog
-from ghostfs.mirror.session import Ending
+from ghostfs.mirror.live.session import Ending
 
 KILLS = int(os.environ.get("GHOSTFS_TEST_KILLS", "5"))
 """How often to kill; more for long runs."""

@@ -16,7 +16,7 @@ import pytest
 from ghostfs.errors import IndexDamaged, SessionBusy, SessionExists, SessionNotFound
 from ghostfs.index import Index
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.session import Ending, OwnedMirror, create_session
+from ghostfs.mirror.live.session import Ending, OwnedMirror, create_session
 from ghostfs.model import ROOT
 
 UID, GID = os.geteuid(), os.getegid()
@@ -267,8 +267,8 @@ def test_a_failed_start_leaves_nothing_open(live: Any, monkeypatch: pytest.Monke
 
     for target in ("_open_recovered", "_mark"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"ghostfs.mirror.session.{target}", fail)
-            patch.setattr("ghostfs.mirror.session._set_aside", lambda *_: None)
+            patch.setattr(f"ghostfs.mirror.live.session.{target}", fail)
+            patch.setattr("ghostfs.mirror.live.session._set_aside", lambda *_: None)
             with pytest.raises(IndexDamaged):
                 OwnedMirror.open(live.layout, live.settings)
     assert sorted(os.listdir("/proc/self/fd")) == before

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
-from ghostfs.mirror.settle import SettleRule
-from ghostfs.mirror.spool import Spool
+from ghostfs.mirror.live.settle import SettleRule
+from ghostfs.mirror.live.spool import Spool
 
 RULE = SettleRule(quiet=1.0, max_age=5.0, spacing=0.25)
 NEVER = float("-inf")

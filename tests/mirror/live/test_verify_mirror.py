@@ -11,9 +11,9 @@ import pytest
 
 from ghostfs.errors import SessionNotFound
 from ghostfs.index import Index
-from ghostfs.mirror.hashing import hash_file
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.verify import verify
+from ghostfs.mirror.live.hashing import hash_file
+from ghostfs.mirror.live.verify import verify
 
 
 def standing(live: Any) -> None:

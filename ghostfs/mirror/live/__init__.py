@@ -1,0 +1,22 @@
+"""The live side of a mirror: the tree is used here, and every change of it is captured.
+
+    session     owning a mirror from start to end: make, open, recover, close
+    mirror      the operations of a filesystem, over files and inodes
+    files       open files: every write goes into the file's block map as it happens
+    inodes      who is who, where each is now, what it looks like
+    records     what is remembered of an inode in use
+    working     what the tree has and the index has not, logged before it happens
+    settle      when a changed file settles; pure
+    gather      from the working set to cells
+    capture     the thread that commits, a group at a time
+    spool       blocks of files that never rest, and which of them to keep: spooling
+    reconcile   what an index must learn of a tree that nobody watched
+    verify      the whole tree against the index
+    retention   how long deleted names are remembered
+    hashing     files read and hashed by a pool of threads
+    directories descriptors of directories, by inode id
+    identities  a stock of inode ids
+
+An operation holds the working set's lock while it logs, makes its system call and notes what changed; the
+capture thread holds it only to take what is ready and to seal it. Nothing slow happens under it.
+"""

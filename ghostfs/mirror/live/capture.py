@@ -1,0 +1,252 @@
+"""The capture thread: carries what changed from the working set into the index, a group at a time.
+
+One thread a mirror. It sleeps until something is ready, commits all that is, and tells whoever listens
+the new head. Under load, what arrives while it commits and rests becomes the next group.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Capture", "CaptureStats"]
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from ghostfs.content import EMPTY, BlockList
+from ghostfs.errors import GhostError
+from ghostfs.index import Commit, Index, State
+from ghostfs.mirror.live.gather import Gathered, Gatherer, Sealed
+from ghostfs.mirror.live.identities import Identities
+from ghostfs.mirror.live.spooling import Spooler
+from ghostfs.model import Backing, Inode, Kind, kind_of_mode
+
+_RETRY_AFTER = 1.0
+"""Seconds before a commit that failed (a full disk, say) is tried again."""
+
+_BUSY_FACTOR = 8
+"""How much longer than the commit interval to rest after a large group."""
+
+_LARGE = 128
+
+_TIDY_EVERY = 600.0
+
+log = structlog.get_logger(__name__)
+
+Listener = Callable[[State], None]
+
+
+@dataclass(slots=True)
+class CaptureStats:
+    """Counted since the mirror was opened."""
+
+    commits: int = 0
+    cells: int = 0
+    failures: int = 0
+
+
+class Capture:
+    """Runs the capture thread of one mirror."""
+
+    def __init__(
+        self,
+        index: Index,
+        gatherer: Gatherer,
+        work: threading.Event,
+        identities: Identities,
+        spooler: Spooler,
+        *,
+        commit_interval: float,
+        tidy: Callable[[], object] | None = None,
+    ) -> None:
+        """`index` is the writer's connection, used by this object's thread alone from `start` to `stop`.
+        `commit_interval` is in seconds, from the end of a commit to the start of the next. `tidy` is called
+        in the thread, between commits: first of all, and then once in `_TIDY_EVERY` seconds."""
+        self.stats = CaptureStats()
+        self.listeners: list[Listener] = []
+        """Called from the capture thread with the state after each commit; must not block."""
+        self._index = index
+        self._gatherer = gatherer
+        self._work = work
+        self._identities = identities
+        self._spooler = spooler
+        self._interval = commit_interval
+        self._tidy = tidy
+        self._tidy_at = float("-inf")
+        self._stopping = threading.Event()
+        self._drain_wanted: list[threading.Event] = []
+        self._drain_lock = threading.Lock()
+        self._trouble: str | None = None
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Settles and commits everything that has changed so far, open files too.
+
+        Returns False if that did not succeed within `timeout` seconds (the disk may be full); what is
+        missing stays in dirty.log and in memory.
+        """
+        done = threading.Event()
+        with self._drain_lock:
+            self._drain_wanted.append(done)
+        self._work.set()
+        return done.wait(timeout)
+
+    def stop(self) -> None:
+        """Ends the thread after the commit it is at; drain first."""
+        self._stopping.set()
+        self._work.set()
+        self._thread.join()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last commit failed; `None` when it did not."""
+        return self._trouble
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._keep_tidy()
+                rest = self._step()
+            except Exception as error:
+                self._failed(error)
+                log.exception("capture_failed")
+            if self._trouble is not None:
+                self._stopping.wait(_RETRY_AFTER)
+            elif rest and not self._drain_wanted:
+                self._stopping.wait(rest)
+            # `stop` says so before it sets `work`, and `_step` clears that before it works: no call is missed.
+            if self._stopping.is_set():
+                return
+            self._work.wait(self._patience())
+
+    def _patience(self) -> float | None:
+        """How long to wait for work, in seconds; None is until there is some."""
+        due = self._gatherer.next_due()
+        if self._tidy is not None:
+            due = self._tidy_at if due is None else min(due, self._tidy_at)
+        return None if due is None else max(due - time.monotonic(), 0.0)
+
+    def _keep_tidy(self) -> None:
+        now = time.monotonic()
+        if self._tidy is not None and now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_EVERY
+            self._tidy()
+
+    def _step(self) -> float:
+        """One commit, if there is something; how long to rest after it, in seconds."""
+        self._work.clear()
+        with self._drain_lock:
+            drains, self._drain_wanted = self._drain_wanted, []
+        drained = False
+        cells = 0
+        try:
+            gathered = self._gatherer.gather(everything=bool(drains))
+            if not gathered.empty:
+                cells = self._carry(gathered)
+            if gathered.trouble is not None:
+                raise gathered.trouble
+            self._trouble = None
+            drained = gathered.returned == 0
+        except (OSError, GhostError) as error:
+            self._failed(error)
+            return 0.0
+        finally:
+            if drained:
+                for done in drains:
+                    done.set()
+            elif drains:
+                with self._drain_lock:
+                    self._drain_wanted[:0] = drains
+                self._work.set()
+        if cells > _LARGE:
+            return self._interval * _BUSY_FACTOR
+        return self._interval if cells or gathered.returned else 0.0
+
+    def _failed(self, error: Exception) -> None:
+        self.stats.failures += 1
+        if self._trouble != str(error):
+            log.error("commit_failed", error=str(error), retry_after_s=_RETRY_AFTER)
+        self._trouble = str(error)
+
+    def _carry(self, gathered: Gathered) -> int:
+        """Into the index with it, or all back into the working set; the number of cells."""
+        try:
+            self._gatherer.hash_changes(gathered)
+            self._gatherer.seal(gathered)
+            cells = len(gathered.sealed) + sum(map(len, gathered.names.values()))
+            if cells:
+                self._keep_hot(gathered)
+                self._commit(gathered)
+        except BaseException:
+            self._gatherer.give_back(gathered)
+            raise
+        self._gatherer.committed(gathered)
+        if cells:
+            self.stats.commits += 1
+            self.stats.cells += cells
+            self._tell(self._index.state())
+            self._identities.top_up()
+        return cells
+
+    def _tell(self, state: State) -> None:
+        for listener in self.listeners:
+            try:
+                listener(state)
+            except Exception:
+                log.exception("listener_failed")
+
+    def _keep_hot(self, gathered: Gathered) -> None:
+        for sealed in gathered.sealed:
+            if sealed.blocks is not None and sealed.record.writers:
+                self._spooler.keep(sealed, self._index.inode(sealed.record.id))
+
+    def _commit(self, gathered: Gathered) -> None:
+        moved = {child for siblings in gathered.names.values() for child in siblings.values()} - {None}
+        with self._index.commit() as commit:
+            for sealed in gathered.sealed:
+                self._put(commit, sealed)
+            for parent, name in gathered.held:
+                # The file that is here now has to wait; what was here and moved must not be in two places.
+                if self._index.dirent(parent, name) in moved:
+                    commit.put_dirent(parent, name, None)
+            for parent, siblings in gathered.names.items():
+                for name, child in siblings.items():
+                    commit.put_dirent(parent, name, child)
+            commit.drop_orphans()
+
+    def _put(self, commit: Commit, sealed: Sealed) -> None:
+        record, st = sealed.record, sealed.st
+        cell = Inode(
+            id=record.id,
+            kind=kind_of_mode(st.st_mode),
+            mode=st.st_mode & 0o7777,
+            uid=st.st_uid,
+            gid=st.st_gid,
+            mtime_ns=st.st_mtime_ns,
+            rdev=st.st_rdev if record.kind in (Kind.CHAR, Kind.BLOCK) else 0,
+            target=sealed.target,
+            xattrs=sealed.xattrs,
+            backing=Backing(st.st_ino, st.st_ctime_ns),
+        )
+        if record.kind is not Kind.FILE:
+            commit.put_inode(cell, attrs=True, content=False)
+        elif sealed.blocks is not None:
+            commit.put_inode(_with_content(cell, sealed.blocks), attrs=True, content=True)
+        elif not record.in_index:
+            commit.put_inode(_with_content(cell, EMPTY), attrs=True, content=True)
+        elif not record.content_dirty:
+            commit.put_inode(cell, attrs=True, content=False)
+        elif (old := self._index.inode_light(record.id)) is not None:
+            # The content that the index has is older than these times; whoever compares must see that.
+            pending = replace(cell, mtime_ns=old.mtime_ns, backing=old.backing)
+            commit.put_inode(pending, attrs=True, content=False)
+
+
+def _with_content(cell: Inode, blocks: BlockList) -> Inode:
+    return replace(cell, size=blocks.size, digest=blocks.digest(), blocks=blocks.encode())

@@ -1,0 +1,256 @@
+"""Open files of a live tree: reading, writing, settling.
+
+Every write goes into the file's block map as it happens, so that its hash is known when it settles.
+"""
+
+from __future__ import annotations
+
+__all__ = ["OPEN_MASK", "Files"]
+
+import errno
+import os
+import stat
+
+from ghostfs.content import BlockList, BlockMap
+from ghostfs.mirror.live.inodes import Inodes
+from ghostfs.mirror.live.records import FileHandle, Record
+from ghostfs.mirror.xattrs import PREFIX as XATTR_PREFIX
+from ghostfs.mirror.xattrs import encode_xattrs
+from ghostfs.model import InodeId
+
+OPEN_MASK = ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_APPEND | os.O_ACCMODE)
+"""Flags of open(2) that are passed on; the others are ours or the kernel's affair."""
+
+
+class Files(Inodes):
+    """What is done with open files, and what the capture thread needs of changed ones."""
+
+    def open_file(self, inode: InodeId, flags: int) -> FileHandle:
+        """Opens a regular file. `O_APPEND` is the kernel's affair and `O_CREAT` is `create`'s."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        with self._lock:
+            record = self._record(inode)
+            base = flags & OPEN_MASK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            fd = self._open_backing(record, base, writable=writable)
+            try:
+                if flags & os.O_TRUNC and writable:
+                    if not record.unlinked:
+                        self._working.announce_inode(record)
+                    record.writers += 1
+                    try:
+                        self._truncate(record, fd, 0)
+                    finally:
+                        record.writers -= 1
+            except BaseException:
+                os.close(fd)
+                raise
+            return self._opened(record, fd, writable=writable)
+
+    def read(self, handle: FileHandle, offset: int, size: int) -> bytes:
+        """Up to `size` bytes at `offset`; fewer only at the end of the file."""
+        return os.pread(handle.fd, size, offset)
+
+    def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
+        """Writes at `offset`; the number of bytes that the filesystem below took."""
+        record = handle.record
+        with self._lock:
+            if record.nlink == 0:
+                return os.pwrite(handle.fd, data, offset)
+            blocks = record.map
+            if blocks is None:
+                blocks = self.map_of(record)
+            if record.logged != self._working.generation:
+                self._working.announce_inode(record)
+            written = os.pwrite(handle.fd, data, offset)
+            blocks.write(offset, data if written == len(data) else data[:written])
+            if record.setid:
+                self._drop_setid(record, handle.fd)
+            self._working.content_changed(record)
+            return written
+
+    def fsync(self, handle: FileHandle, *, datasync: bool) -> None:
+        """Makes a file's content durable in the tree; its hash follows. Blocks: call it off the loop."""
+        if datasync:
+            os.fdatasync(handle.fd)
+        else:
+            os.fsync(handle.fd)
+        with self._lock:
+            if handle.record.content_dirty:
+                self._working.synced(handle.record)
+
+    def fsync_directory(self, inode: InodeId) -> None:
+        """Makes a directory's entries durable in the tree. Blocks: call it off the loop."""
+        with self._lock:
+            fd = os.open(
+                b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directories.fd(inode)
+            )
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def release(self, handle: FileHandle) -> None:
+        """Closes an open file; the last close for writing settles it."""
+        record = handle.record
+        with self._lock:
+            handles = record.handles
+            assert handles is not None
+            handles.remove(handle)
+            if not handles:
+                record.handles = None
+            if handle.writable:
+                record.writers -= 1
+                if record.writers == 0 and record.content_dirty and not record.unlinked:
+                    if record.settle_fd is None:
+                        record.settle_fd = handle.fd
+                    else:
+                        os.close(handle.fd)
+                    self._working.settle(record)
+                    return
+            os.close(handle.fd)
+            self._drop_if_idle(record)
+
+    @property
+    def open_files(self) -> int:
+        """How many handles are open."""
+        with self._lock:
+            return sum(len(record.handles) for record in self._records.values() if record.handles)
+
+    def close(self) -> None:
+        """Closes every descriptor; the capture must have been drained before."""
+        with self._lock:
+            for record in self._records.values():
+                for handle in record.handles or ():
+                    os.close(handle.fd)
+                record.handles = None
+                if record.settle_fd is not None:
+                    os.close(record.settle_fd)
+                    record.settle_fd = None
+            self._records.clear()
+            self._directories.close()
+            os.close(self._root_fd)
+
+    # --- for the capture thread, with the lock held ------------------------------------------------------
+
+    def stat_for_commit(self, record: Record) -> os.stat_result:
+        """The attributes to be committed."""
+        return self._stat(record)
+
+    def xattrs_for_commit(self, record: Record) -> bytes:
+        """The user attributes to be committed, encoded."""
+        path, follow = self._proc_path(record)
+        names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
+        return encode_xattrs(
+            {
+                name: os.getxattr(path, name, follow_symlinks=follow)
+                for name in names
+                if name.startswith(XATTR_PREFIX)
+            }
+        )
+
+    def open_for_settle(self, record: Record) -> int:
+        """A descriptor of the caller's own from which the record's content can be read."""
+        if record.settle_fd is not None:
+            return os.dup(record.settle_fd)
+        if record.handles:
+            return os.dup(record.handles[-1].fd)
+        return os.open(
+            record.name,
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
+            dir_fd=self._directories.fd(record.parent),
+        )
+
+    def map_of(self, record: Record) -> BlockMap:
+        """The record's block map, loaded from the index if need be."""
+        if record.map is not None:
+            return record.map
+        row = self._index.inode(record.id) if record.in_index else None
+        record.map = BlockMap() if row is None else BlockMap(BlockList.decode(row.size, row.blocks))
+        return record.map
+
+    def committed(self, record: Record) -> None:
+        """The record is as the index has it: what was kept for the commit can go."""
+        record.in_commit = False
+        if record.settle_fd is not None and not record.content_dirty:
+            os.close(record.settle_fd)
+            record.settle_fd = None
+        if record.handles is None and not record.content_dirty:
+            record.map = None
+        self._drop_if_idle(record)
+
+    def let_go(self, record: Record) -> None:
+        """The record is not going into the index after all, this time."""
+        record.in_commit = False
+        self._drop_if_idle(record)
+
+    # --- for the other operations, with the lock held ----------------------------------------------------
+
+    def _open_backing(self, record: Record, base: int, *, writable: bool) -> int:
+        """Opens the backing file, for reading too where that is allowed, so that it can be settled."""
+        if record.unlinked:
+            if not record.handles:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            path: bytes | str = f"/proc/self/fd/{record.handles[-1].fd}"
+            base &= ~os.O_NOFOLLOW
+            parent_fd = None
+        else:
+            path = record.name
+            parent_fd = self._directories.fd(record.parent)
+        if not writable:
+            return os.open(path, base | os.O_RDONLY, dir_fd=parent_fd)
+        try:
+            return os.open(path, base | os.O_RDWR, dir_fd=parent_fd)
+        except PermissionError:
+            return os.open(path, base | os.O_WRONLY, dir_fd=parent_fd)
+
+    def _opened(self, record: Record, fd: int, *, writable: bool) -> FileHandle:
+        handle = FileHandle(record, fd, writable=writable)
+        if record.handles is None:
+            record.handles = []
+        record.handles.append(handle)
+        if writable:
+            record.writers += 1
+            if record.content_dirty and not record.due:
+                self._working.hot[record.id] = record
+        return handle
+
+    def _truncate(self, record: Record, fd: int | None, size: int) -> None:
+        blocks = record.map
+        if blocks is None and not record.unlinked:
+            blocks = self.map_of(record)
+        writers = [handle for handle in record.handles or () if handle.writable]
+        if writers:
+            os.ftruncate(writers[-1].fd, size)
+        elif fd is not None:
+            os.ftruncate(fd, size)
+        else:
+            own = self._open_backing(record, os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, writable=True)
+            try:
+                os.ftruncate(own, size)
+            except BaseException:
+                os.close(own)
+                raise
+            if record.settle_fd is None:
+                record.settle_fd = own
+            else:
+                os.close(own)
+        if record.setid:
+            self._drop_setid(
+                record, writers[-1].fd if writers else (fd if fd is not None else record.settle_fd)
+            )
+        if blocks is not None and not record.unlinked:
+            blocks.truncate(size)
+            self._working.content_changed(record)
+
+    def _drop_setid(self, record: Record, fd: int | None) -> None:
+        """Writing takes set-user-id away, and set-group-id where the group may execute."""
+        if fd is None:
+            return
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        keep = mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            keep &= ~stat.S_ISGID
+        if keep != mode:
+            os.fchmod(fd, keep)
+            self._working.attrs_changed(record)
+        record.setid = False

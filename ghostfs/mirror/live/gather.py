@@ -1,0 +1,371 @@
+"""From the working set to cells: what one commit will hold. The bridge between a live tree and its index.
+
+A commit is taken in three moves. `gather` (lock held, short): names and inodes that may be committed
+leave the working set. `hash_changes` (no lock): partly written blocks are read back. `seal` (lock held,
+short): content that nobody touched meanwhile becomes final, attributes are read. What could not be
+sealed goes back; nothing is ever lost between the two.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Gathered", "Gatherer", "Sealed"]
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+import structlog
+
+from ghostfs.content import BlockList, Settlement
+from ghostfs.errors import GhostError, Superseded
+from ghostfs.mirror.live.hashing import HashPool
+from ghostfs.mirror.live.mirror import Mirror
+from ghostfs.mirror.live.records import Record
+from ghostfs.mirror.live.settle import SettleRule
+from ghostfs.mirror.live.working import Names, WorkingSet
+from ghostfs.mirror.syscalls import pread_exactly
+from ghostfs.model import InodeId, Kind
+from ghostfs.names import display
+
+log = structlog.get_logger(__name__)
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
+"""What is said of a file that somebody removed or replaced behind the mount."""
+
+_PATIENCE = 3
+"""After so many settles in a row that a writer spoiled, the next one keeps the writer waiting."""
+
+_PARALLEL_FROM = 8
+"""Blocks to be read back from which the hashing pool is worth its wake-ups."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """One inode taken out of the working set."""
+
+    record: Record
+    settlement: Settlement | None = None
+    """The content too, if it settles."""
+    fd: int = -1
+    """Where the content is read from; this object's own."""
+    failed: OSError | GhostError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """One inode as it goes into the index."""
+
+    record: Record
+    st: os.stat_result
+    blocks: BlockList | None
+    """New content; `None` leaves the content that the index has."""
+    target: bytes
+    xattrs: bytes
+
+
+@dataclass(slots=True)
+class Gathered:
+    """One commit in the making."""
+
+    names: Names
+    taken: list[Taken]
+    sealed: list[Sealed] = field(default_factory=list)
+    held: list[tuple[InodeId, bytes]] = field(default_factory=list)
+    """Places whose files the index cannot have yet: they stay behind."""
+    returned: int = 0
+    """Inodes that went back, because somebody wrote to them or they could not be read."""
+    trouble: OSError | GhostError | None = None
+    """Why something went back that should have been committed."""
+
+    @property
+    def empty(self) -> bool:
+        return not (self.names or self.taken)
+
+
+class Gatherer:
+    """Takes commits out of a working set. Used by one thread."""
+
+    def __init__(
+        self, mirror: Mirror, working: WorkingSet, rule: SettleRule, pool: HashPool, *, xattrs: bool
+    ) -> None:
+        self._mirror = mirror
+        self._working = working
+        self._rule = rule
+        self._pool = pool
+        self._xattrs = xattrs
+
+    def next_due(self) -> float | None:
+        """When (monotonic, seconds) the next file that is open for writing will have to settle."""
+        with self._working.lock:
+            return min((self._due_at(record) for record in self._working.hot.values()), default=None)
+
+    def gather(self, *, everything: bool) -> Gathered:
+        """Takes what may be committed; `everything` settles open files too, due or not."""
+        working = self._working
+        now = time.monotonic()
+        with working.lock:
+            for record in list(working.hot.values()):
+                if everything or self._due_at(record) <= now:
+                    working.settle(record)
+            ready, working.ready = working.ready, {}
+            gathered = Gathered({}, [])
+            for record in ready.values():
+                if record.content_dirty and not self._settles(record):
+                    working.hot[record.id] = record
+            held = {record.id for record in working.hot.values() if not record.in_index}
+            try:
+                for record in ready.values():
+                    if record.unlinked or record.id in held:
+                        continue
+                    if held and self._awaits(record, held):
+                        working.ready[record.id] = record
+                    else:
+                        gathered.taken.append(self._take(record, settles=self._settles(record)))
+            except BaseException:
+                working.ready = ready | working.ready
+                self._give_back(gathered)
+                raise
+            self._take_names(gathered, held)
+            working.committing = gathered.names
+        return gathered
+
+    def hash_changes(self, gathered: Gathered) -> None:
+        """Reads back what must be, in parallel where that pays. Needs no lock."""
+        settling = [
+            taken for taken in gathered.taken if taken.settlement is not None and taken.settlement.pending
+        ]
+        blocks = sum(taken.settlement.pending for taken in settling if taken.settlement is not None)
+        if len(settling) > 1 and blocks >= _PARALLEL_FROM:
+            for _ in self._pool.map(_read_back, settling):
+                pass
+        else:
+            for taken in settling:
+                _read_back(taken)
+
+    def seal(self, gathered: Gathered) -> None:
+        """Makes final what nobody touched since it was gathered; the rest goes back to the working set."""
+        working = self._working
+        with working.lock:
+            unborn: set[InodeId] = set()
+            gone: set[InodeId] = set()
+            for taken in gathered.taken:
+                record = taken.record
+                sealed = None
+                try:
+                    if not record.unlinked:
+                        sealed = self._seal(taken)
+                except (OSError, GhostError) as error:
+                    if isinstance(error, OSError) and error.errno in _GONE:
+                        self._lost(record)
+                        gone.add(record.id)
+                        continue
+                    gathered.trouble = error
+                if sealed is not None:
+                    gathered.sealed.append(sealed)
+                    continue
+                if not record.in_index:
+                    unborn.add(record.id)
+                if not record.unlinked:
+                    gathered.returned += 1
+                    self._again(taken)
+            self._drop_names(
+                gathered.names, {inode for inode in gone if not self._in_index(gathered, inode)}
+            )
+            self._return_names(gathered, unborn)
+            if not unborn.isdisjoint(gathered.names):
+                # What is in a directory that has to wait cannot be told apart from what left other places
+                # for it: all of it waits.
+                self._give_back(gathered)
+                gathered.sealed.clear()
+                gathered.returned += 1
+            if working.ready:
+                working.work.set()
+
+    def committed(self, gathered: Gathered) -> None:
+        """The index has it."""
+        working = self._working
+        with working.lock:
+            working.committing = {}
+            for sealed in gathered.sealed:
+                sealed.record.in_index = True
+                self._mirror.committed(sealed.record)
+            self._close(gathered)
+            try:
+                working.compact_log()
+            except OSError as error:
+                # A log that is too long costs time after a kill, and nothing else.
+                log.warning("dirty_log_not_shortened", error=str(error))
+
+    def give_back(self, gathered: Gathered) -> None:
+        """The index did not take it: all goes back, to be tried again."""
+        with self._working.lock:
+            self._give_back(gathered)
+
+    # --- inside; the lock is held ----------------------------------------------------------------------
+
+    def _due_at(self, record: Record) -> float:
+        return self._rule.due_at(
+            first_dirty_at=record.first_dirty_at,
+            changed_at=record.changed_at,
+            settled_at=record.settled_at,
+            synced=record.synced,
+        )
+
+    def _settles(self, record: Record) -> bool:
+        return record.content_dirty and (record.due or record.writers == 0)
+
+    def _awaits(self, directory: Record, held: set[InodeId]) -> bool:
+        """Whether a directory has changed because of a file that is held back: its new times go with the file,
+        or followers would be sent them twice, and would have to wait for the first to be told the second."""
+        if not directory.in_index:
+            return False
+        return not held.isdisjoint(self._working.names.get(directory.id, {}).values())
+
+    def _take(self, record: Record, *, settles: bool) -> Taken:
+        record.attrs_dirty = False
+        record.in_commit = True
+        record.logged = -1
+        taken = Taken(record)
+        if settles:
+            self._working.hot.pop(record.id, None)
+            try:
+                taken.fd = self._mirror.open_for_settle(record)
+                taken.settlement = self._mirror.map_of(record).begin_settle()
+            except (OSError, GhostError) as error:
+                taken.failed = error
+        return taken
+
+    def _again(self, taken: Taken) -> None:
+        """What was taken is to be taken again."""
+        record = taken.record
+        record.attrs_dirty = True
+        if taken.settlement is not None or taken.failed is not None:
+            record.content_dirty = True
+            record.due = True
+            self._working.hot.pop(record.id, None)
+        self._working.ready[record.id] = record
+
+    def _give_back(self, gathered: Gathered) -> None:
+        working = self._working
+        working.committing = {}
+        self._return_names(gathered, None)
+        for taken in gathered.taken:
+            if not taken.record.unlinked:
+                self._again(taken)
+        self._close(gathered)
+        working.work.set()
+
+    def _close(self, gathered: Gathered) -> None:
+        for taken in gathered.taken:
+            if taken.fd >= 0:
+                os.close(taken.fd)
+                taken.fd = -1
+            self._mirror.let_go(taken.record)
+
+    def _lost(self, record: Record) -> None:
+        """A changed file is no longer where it was, and nobody asked this mirror for that."""
+        log.warning("file_gone", inode=record.id, name=display(record.name))
+        record.attrs_dirty = record.content_dirty = record.due = False
+        self._working.hot.pop(record.id, None)
+
+    @staticmethod
+    def _in_index(gathered: Gathered, inode: InodeId) -> bool:
+        return any(taken.record.id == inode and taken.record.in_index for taken in gathered.taken)
+
+    @staticmethod
+    def _drop_names(names: Names, gone: Container[InodeId]) -> None:
+        """Forgets the names of, and in, what has gone without ever having been in the index."""
+        for parent, siblings in list(names.items()):
+            left = {
+                n: c for n, c in siblings.items() if parent not in gone and (c is None or c not in gone)
+            }
+            if left:
+                names[parent] = left
+            else:
+                del names[parent]
+
+    def _take_names(self, gathered: Gathered, held: set[InodeId]) -> None:
+        names = self._working.names
+        if not held:
+            gathered.names, self._working.names = names, {}
+            return
+        remaining: Names = {}
+        for parent, siblings in names.items():
+            for name, child in siblings.items():
+                if child in held:
+                    remaining.setdefault(parent, {})[name] = child
+                    gathered.held.append((parent, name))
+                else:
+                    gathered.names.setdefault(parent, {})[name] = child
+        self._working.names = remaining
+
+    def _return_names(self, gathered: Gathered, unborn: Container[InodeId | None] | None) -> None:
+        """Puts the names of these inodes (`None`: all names) back, unless they have changed again since."""
+        for parent, siblings in list(gathered.names.items()):
+            back = {n: child for n, child in siblings.items() if unborn is None or child in unborn}
+            if not back:
+                continue
+            present = self._working.names.setdefault(parent, {})
+            for name, child in back.items():
+                present.setdefault(name, child)
+                gathered.held.append((parent, name))
+                del siblings[name]
+            if not siblings:
+                del gathered.names[parent]
+
+    def _seal(self, taken: Taken) -> Sealed | None:
+        record = taken.record
+        if taken.failed is not None:
+            raise taken.failed
+        if taken.settlement is None and record.content_dirty and not record.in_index:
+            return None
+        blocks: BlockList | None = None
+        if taken.settlement is not None:
+            blocks = self._finish(taken, taken.settlement)
+            if blocks is None:
+                return None
+            st = os.fstat(taken.fd)
+        else:
+            st = self._mirror.stat_for_commit(record)
+        target = self._mirror.target_for_commit(record) if record.kind is Kind.SYMLINK else b""
+        xattrs = self._mirror.xattrs_for_commit(record) if self._xattrs else b""
+        return Sealed(record, st, blocks, target, xattrs)
+
+    def _finish(self, taken: Taken, settlement: Settlement) -> BlockList | None:
+        """The content, if it can be made final; else it stays due."""
+        record = taken.record
+        content = self._mirror.map_of(record)
+        size = os.fstat(taken.fd).st_size
+        if content.size != size:
+            # Not written through this mirror: read it all.
+            content.resize_seen(size)
+            content.touch(0, size)
+            return None
+        blocks = content.finish_settle(settlement)
+        if blocks is None:
+            record.retries += 1
+            if record.retries < _PATIENCE:
+                return None
+            fd = taken.fd
+            with contextlib.suppress(Superseded):
+                blocks = content.settle(lambda offset, length: pread_exactly(fd, length, offset))
+            if blocks is None:
+                return None
+        record.content_dirty = False
+        record.due = False
+        record.retries = 0
+        record.settled_at = time.monotonic()
+        self._working.hot.pop(record.id, None)
+        return blocks
+
+
+def _read_back(taken: Taken) -> None:
+    assert taken.settlement is not None
+    fd = taken.fd
+    try:
+        taken.settlement.read(lambda offset, length: pread_exactly(fd, length, offset))
+    except OSError as error:
+        taken.failed = error

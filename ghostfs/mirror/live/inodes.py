@@ -1,0 +1,195 @@
+"""The inodes of a live tree: who is who, where each is now, what it looks like.
+
+The lowest part of a live mirror. Names are looked up in the working set first, and in the index where the
+working set says nothing; everything in the tree is reached through descriptors of its directories.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Inodes"]
+
+import errno
+import os
+
+from ghostfs.index import Index
+from ghostfs.mirror.live.directories import Directories
+from ghostfs.mirror.live.identities import Identities
+from ghostfs.mirror.live.records import Record
+from ghostfs.mirror.live.working import ABSENT, WorkingSet
+from ghostfs.mirror.privileges import may_chown
+from ghostfs.model import ROOT, InodeId
+from ghostfs.names import is_reserved
+
+
+class Inodes:
+    """Looking at one owned tree. Methods raise `OSError` as the system call would."""
+
+    def __init__(self, root_fd: int, index: Index, working: WorkingSet, identities: Identities) -> None:
+        """`index` is a connection of this object's own, for lookups. `root_fd` is the open tree."""
+        self._root_fd = root_fd
+        self._index = index
+        self._working = working
+        self._lock = working.lock
+        self._identities = identities
+        self._records: dict[InodeId, Record] = {}
+        self._directories = Directories(root_fd, self._locate)
+        self._may_chown = may_chown()
+        self._own = (os.geteuid(), os.getegid())
+        root = Record(ROOT, ROOT, b"", os.fstat(root_fd))
+        root.known = True
+        self._records[ROOT] = root
+
+    def lookup(self, parent: InodeId, name: bytes) -> tuple[InodeId, os.stat_result] | None:
+        """The inode that a name means, and its attributes; `None` if there is none."""
+        with self._lock:
+            inode = self._child(parent, name)
+            if inode is None:
+                return None
+            try:
+                st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            self._remember(inode, parent, name, st).known = True
+            return inode, st
+
+    def entry(self, parent: InodeId, name: bytes, inode: InodeId) -> os.stat_result | None:
+        """As `lookup`, for a name and inode that `readdir` has just listed; `None` if it has gone since."""
+        with self._lock:
+            if self._child(parent, name) != inode:
+                return None
+            try:
+                st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            self._remember(inode, parent, name, st).known = True
+            return st
+
+    def readdir(self, directory: InodeId) -> list[tuple[bytes, InodeId]]:
+        """The names in a directory and their inodes, as they are now, in the order of their names."""
+        with self._lock:
+            record = self._record(directory)
+            if record.unlinked:
+                return []
+            listed = dict(self._index.children(directory))
+            for names in (self._working.committing, self._working.names):
+                for name, child in names.get(directory, {}).items():
+                    if child is None:
+                        listed.pop(name, None)
+                    else:
+                        listed[name] = child
+        return sorted(
+            (name, child) for name, child in listed.items() if directory != ROOT or not is_reserved(name)
+        )
+
+    def getattr(self, inode: InodeId) -> os.stat_result:
+        """The attributes of an inode, also of one that is open and has no name any more."""
+        with self._lock:
+            record = self._record(inode)
+            if record.handles:
+                return os.fstat(record.handles[-1].fd)
+            return self._stat(record)
+
+    def readlink(self, inode: InodeId) -> bytes:
+        """A symlink's target."""
+        with self._lock:
+            return self.target_for_commit(self._record(inode))
+
+    def statfs(self) -> os.statvfs_result:
+        """The filesystem below."""
+        return os.fstatvfs(self._root_fd)
+
+    def forget(self, inode: InodeId) -> None:
+        """The kernel will not ask for this id again before another lookup."""
+        with self._lock:
+            record = self._records.get(inode)
+            if record is not None and inode != ROOT:
+                record.known = False
+                self._drop_if_idle(record)
+
+    # --- for the other operations, with the lock held ----------------------------------------------------
+
+    def target_for_commit(self, record: Record) -> bytes:
+        """The symlink's target to be committed."""
+        if record.unlinked:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return os.readlink(record.name, dir_fd=self._directories.fd(record.parent))
+
+    def _child(self, parent: InodeId, name: bytes) -> InodeId | None:
+        child = self._working.child(parent, name)
+        if child is ABSENT:
+            return self._index.dirent(parent, name)
+        return child
+
+    def _existing(self, parent: InodeId, name: bytes) -> Record:
+        inode = self._child(parent, name)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        record = self._records.get(inode)
+        if record is None:
+            st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
+            record = self._remember(inode, parent, name, st)
+        return record
+
+    def _record(self, inode: InodeId) -> Record:
+        record = self._records.get(inode)
+        if record is None:
+            links = self._index.links(inode)
+            if not links:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            parent, name = links[0]
+            st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
+            record = self._remember(inode, parent, name, st)
+        return record
+
+    def _remember(self, inode: InodeId, parent: InodeId, name: bytes, st: os.stat_result) -> Record:
+        record = self._records.get(inode)
+        if record is None:
+            record = self._records[inode] = Record(inode, parent, name, st)
+        return record
+
+    def _locate(self, directory: InodeId) -> tuple[InodeId, bytes]:
+        record = self._records.get(directory)
+        if record is not None:
+            if record.unlinked:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return record.parent, record.name
+        links = self._index.links(directory)
+        if not links:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return links[0]
+
+    def _places(self, record: Record) -> None:
+        """Makes sure that all hard links of a record are known, before one of them changes."""
+        if record.nlink > 1 and record.others is None and not record.is_directory:
+            record.others = set(self._index.links(record.id)) - {(record.parent, record.name)}
+
+    def _parent_fd(self, record: Record) -> int:
+        return self._root_fd if record.id == ROOT else self._directories.fd(record.parent)
+
+    def _stat(self, record: Record) -> os.stat_result:
+        if record.id == ROOT:
+            return os.fstat(self._root_fd)
+        if record.unlinked:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return os.stat(record.name, dir_fd=self._directories.fd(record.parent), follow_symlinks=False)
+
+    def _any_fd(self, record: Record) -> int | None:
+        if record.unlinked and record.handles:
+            return record.handles[-1].fd
+        return None
+
+    def _proc_path(self, record: Record) -> tuple[bytes, bool]:
+        """A path for calls that know no descriptors of directories, and whether to follow it to its end."""
+        if record.id == ROOT:
+            return b"/proc/self/fd/%d/." % self._root_fd, False
+        if not record.unlinked:
+            return b"/proc/self/fd/%d/%s" % (self._directories.fd(record.parent), record.name), False
+        if not record.handles:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return b"/proc/self/fd/%d" % record.handles[-1].fd, True
+
+    def _drop_if_idle(self, record: Record) -> None:
+        if record.idle and record.settle_fd is None and record.id != ROOT:
+            self._records.pop(record.id, None)
+            if record.is_directory:
+                self._directories.forget(record.id)
