@@ -10,6 +10,7 @@ __all__ = ["serve"]
 
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pyfuse3
 import structlog
@@ -53,6 +55,15 @@ _DRAIN_TIMEOUT_S = 120.0
 _READ_AHEAD_KIB = 1024
 """What the kernel reads ahead of a sequential reader; its default is 128. One request carries 1 MiB."""
 
+_METRICS: tuple[tuple[str, Literal["counter", "gauge"], str], ...] = (
+    ("requests", "counter", "Requests that the kernel made"),
+    ("bytes_hashed", "counter", "Bytes hashed, those read back included"),
+    ("bytes_reread", "counter", "Bytes read back to be hashed"),
+    ("dirty_inodes", "gauge", "Names and inodes that are not committed yet"),
+    ("open_files", "gauge", "Open files"),
+)
+"""Fields of the owner's status, shown as `ghostfs_mount_<name>`."""
+
 
 def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None]) -> None:
     """Mounts at `mountpoint` (which has passed `preflight.check`) and returns once it has ended cleanly.
@@ -67,8 +78,9 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
     _prepare_process()
     owned = OwnedMirror.open(layout, options.mirror, members_db=DataDir(options.data_dir).hub_db)
     try:
-        with _metrics(options.metrics_listen):
-            _Mount(options, owned, mountpoint, on_ready).run()
+        served = _Mount(options, owned, mountpoint, on_ready)
+        with _metrics(options.metrics_listen, options.session, served.status):
+            served.run()
     finally:
         clean = owned.close(timeout=_DRAIN_TIMEOUT_S)
     log.info("unmounted", session=options.session, mountpoint=str(mountpoint), clean=clean)
@@ -80,7 +92,7 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
 
 
 @contextlib.contextmanager
-def _metrics(address: str) -> Iterator[None]:
+def _metrics(address: str, session: str, status: Callable[[], pb.OwnerStatus]) -> Iterator[None]:
     """Serves metrics while inside. A port that is taken, by the hub perhaps, is no reason not to mount."""
     if not address:
         yield
@@ -94,10 +106,16 @@ def _metrics(address: str) -> Iterator[None]:
         log.warning("metrics_not_served", error=str(error))
         yield
         return
-    try:
+    with contextlib.ExitStack() as shown:
+        shown.callback(endpoint.close)
+        for name, kind, what in _METRICS:
+            read = functools.partial(_one, status, session, name)
+            shown.callback(metrics.watch(f"mount_{name}", what, kind, read))
         yield
-    finally:
-        endpoint.close()
+
+
+def _one(status: Callable[[], pb.OwnerStatus], session: str, name: str) -> dict[str, float]:
+    return {session: float(getattr(status(), name))}
 
 
 def _prepare_process() -> None:
@@ -230,6 +248,8 @@ class _Mount:
             dirty_inodes=len(self._owned.working),
             open_files=self._operations.open_files,
             requests=self._operations.requests,
+            bytes_hashed=self._owned.capture.stats.bytes_hashed,
+            bytes_reread=self._owned.capture.stats.bytes_reread,
         )
 
     def state(self) -> State:

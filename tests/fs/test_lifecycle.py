@@ -434,8 +434,15 @@ def test_metrics_are_served_and_a_taken_port_does_not_matter(workspaces: Workspa
         first.unmount()
     second = workspaces.make("second", metrics_listen=f"127.0.0.1:{port}")
     second.mount()
+    (second.path / "file").write_bytes(b"x" * 1000)
+    with ControlClient(second.layout.control_socket) as client:
+        client.request(pb.ControlRequest(settle=pb.Settle()))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        assert b"ghostfs_fuse_handler_errors" in answer.read()
+        shown = answer.read().decode()
+    assert "ghostfs_fuse_handler_errors" in shown
+    assert 'ghostfs_mount_bytes_hashed_total{session="second"} 1000.0' in shown
+    assert 'ghostfs_mount_bytes_reread_total{session="second"} 0.0' in shown
+    assert 'ghostfs_mount_dirty_inodes{session="second"} 0.0' in shown
 
 
 def test_an_idle_mount_sleeps(workspace: Workspace) -> None:

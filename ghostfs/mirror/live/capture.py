@@ -45,6 +45,10 @@ class CaptureStats:
     commits: int = 0
     cells: int = 0
     failures: int = 0
+    bytes_hashed: int = 0
+    """Bytes that went through a hash function, those read back included."""
+    bytes_reread: int = 0
+    """Bytes read back at settles."""
 
 
 class Capture:
@@ -187,6 +191,8 @@ class Capture:
             self._gatherer.give_back(gathered)
             raise
         self._gatherer.committed(gathered)
+        self.stats.bytes_hashed += gathered.bytes_hashed
+        self.stats.bytes_reread += gathered.bytes_reread
         if cells:
             self.stats.commits += 1
             self.stats.cells += cells

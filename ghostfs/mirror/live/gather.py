@@ -75,6 +75,9 @@ class Gathered:
     sealed: list[Sealed] = field(default_factory=list)
     held: list[tuple[InodeId, bytes]] = field(default_factory=list)
     """Places whose files the index cannot have yet: they stay behind."""
+    bytes_hashed: int = 0
+    bytes_reread: int = 0
+    """What hashing this content has cost since it last settled."""
     returned: int = 0
     """Inodes that went back, because somebody wrote to them or they could not be read."""
     trouble: OSError | GhostError | None = None
@@ -156,7 +159,7 @@ class Gatherer:
                 sealed = None
                 try:
                     if not record.unlinked:
-                        sealed = self._seal(taken)
+                        sealed = self._seal(gathered, taken)
                 except (OSError, GhostError) as error:
                     if isinstance(error, OSError) and error.errno in _GONE:
                         self._lost(record)
@@ -316,7 +319,7 @@ class Gatherer:
             if not siblings:
                 del gathered.names[parent]
 
-    def _seal(self, taken: Taken) -> Sealed | None:
+    def _seal(self, gathered: Gathered, taken: Taken) -> Sealed | None:
         record = taken.record
         if taken.failed is not None:
             raise taken.failed
@@ -325,6 +328,10 @@ class Gatherer:
         blocks: BlockList | None = None
         if taken.settlement is not None:
             blocks = self._finish(taken, taken.settlement)
+            content = self._mirror.map_of(record)
+            gathered.bytes_hashed += content.bytes_hashed
+            gathered.bytes_reread += content.bytes_reread
+            content.bytes_hashed = content.bytes_reread = 0
             if blocks is None:
                 return None
             st = os.fstat(taken.fd)
