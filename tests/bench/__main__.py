@@ -1,4 +1,4 @@
-"""Benchmarks of GhostFS: `python tests/bench [mounts] [latency] [sync] [restart]`, all of them without a name.
+"""Benchmarks of GhostFS: `python tests/bench [mounts] [caching] [latency] [sync] [restart]`, all of them without a name.
 
 Speed is told as a ratio against a peer measured in the same run, where there is one. Everything happens
 below a temporary directory (`--base DIR` for another place) and is gone afterwards.
@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+import caching
 import latency
 import mounts
 import restart
@@ -21,6 +22,7 @@ import sync
 
 BENCHMARKS = {
     "mounts": mounts.run,
+    "caching": caching.run,
     "latency": latency.run,
     "sync": sync.run,
     "restart": restart.run,

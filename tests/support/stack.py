@@ -193,7 +193,9 @@ class Stack:
     def mount(self, session: str, *options: str) -> Path:
         """Mounts a session (making it if need be) at `<base>/mnt/<session>`."""
         mountpoint = self.base / "mnt" / session
-        mountpoint.mkdir(parents=True, exist_ok=True)
+        mountpoint.parent.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # one that was killed is there, and can hardly be looked at
+            os.mkdir(mountpoint)
         self.run("mount", "--create", *options, session, mountpoint)
         self.mounts.append(mountpoint)
         return mountpoint
