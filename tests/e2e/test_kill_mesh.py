@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from pathlib import Path
 
 import pytest
-from stack import Stack, differences
+from stack import Stack, differences, eventually
+
+from ghostfs.index import Index
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -24,6 +27,11 @@ def fill(folder: Path, total: int, rng: random.Random) -> None:
         (folder / f"small{number}").write_bytes(rng.randbytes(total // 2000))
 
 
+def is_up_to_date(stack: Stack, name: str) -> bool:
+    with Index.open(stack.session("work").index_db, readonly=True) as index:
+        return stack.nodes[name].cursor("work") == (index.epoch, index.head())
+
+
 def test_everyone_converges_however_often_they_are_killed(stack: Stack, long: int) -> None:
     rng = random.Random(7)
     total = 1024 * MIB if long else 100 * MIB
@@ -34,7 +42,10 @@ def test_everyone_converges_however_often_they_are_killed(stack: Stack, long: in
     for name in ("n1", "n2"):
         stack.start_node(name, "work")
     assert stack.hub is not None
-    for _ in range(long or 6):
+    for number in range(long or 6):
+        if all(is_up_to_date(stack, name) for name in stack.nodes):
+            # Every kill is to fall into a transfer.
+            fill(mount / f"more{number}", total // 4, rng)
         time.sleep(rng.uniform(0.05, 1.0))  # not to synchronise: the moment of the kill is to be random
         victim = rng.choice(["hub", "n1", "n2"])
         if victim == "hub":
@@ -60,8 +71,6 @@ def test_what_was_staged_is_not_sent_again(stack: Stack) -> None:
     def staged() -> int:
         return sum(path.stat().st_blocks * 512 for path in staging.rglob("*") if path.is_file())
 
-    from stack import eventually
-
     eventually(lambda: staged() > size // 4, what="the transfer did not start", every=0.005)
     node.kill()
     had = staged()
@@ -76,7 +85,5 @@ def test_what_was_staged_is_not_sent_again(stack: Stack) -> None:
 
 def sent(stack: Stack) -> int:
     """Bytes of content that the hub has sent since it was started."""
-    import json
-
     status = json.loads(stack.run("status", "--json"))
     return sum(member["bytes_sent"] for session in status["sessions"] for member in session["nodes"])
