@@ -13,12 +13,16 @@ all integers big-endian; `check` is the xxh32 of the record's bytes before it. T
     "D"  parent:8 inode:8 name       this name may change; inode is what it is to mean, 0 for nothing
 
 A record that is cut short or fails its check ends the log: its system call was never made.
+
+Beside the log lies `<log>.slack`, a file of `SLACK` bytes that says nothing. It is given up when the disk is
+full, so that records can still be written: without them nothing could be deleted to make room.
 """
 
 from __future__ import annotations
 
 __all__ = ["DirtyDirent", "DirtyEntries", "DirtyLog"]
 
+import errno
 import os
 import struct
 import threading
@@ -39,6 +43,7 @@ _DIRENT = struct.Struct(">cHQQ")
 _CHECK = struct.Struct(">I")
 _PAIR = struct.Struct(">QQ")
 _SIXTEEN = 16
+SLACK = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class DirtyLog:
             GhostError: the file is not a dirty log, or one of another version.
         """
         self.path = path
+        self._slack = path.with_name(path.name + ".slack")
         self._lock = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
         try:
@@ -91,6 +97,8 @@ class DirtyLog:
         except BaseException:
             os.close(self._fd)
             raise
+        self._has_slack = False
+        self._take_slack()
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +140,7 @@ class DirtyLog:
         with self._lock:
             if not records:
                 os.ftruncate(self._fd, len(_MAGIC))
+                self._take_slack()
                 return
             new = self.path.with_name(self.path.name + ".new")
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND, 0o600)
@@ -160,11 +169,42 @@ class DirtyLog:
 
     def _append(self, record: bytes) -> None:
         with self._lock:
-            written = os.write(self._fd, record)
-            if written != len(record):
-                # Cut the part off, so that records after it can be read; then let write(2) say what is wrong.
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            try:
+                self._write(record)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._has_slack:
+                    raise
+                self._has_slack = False
+                self._slack.unlink(missing_ok=True)
+                self._write(record)
+
+    def _write(self, record: bytes) -> None:
+        written = os.write(self._fd, record)
+        if written != len(record):
+            # Let write(2) say what is wrong, and cut the part off, so that records after it can be read.
+            begin = os.fstat(self._fd).st_size - written
+            os.ftruncate(self._fd, begin)
+            try:
                 _write_all(self._fd, record)
+            except OSError:
+                os.ftruncate(self._fd, begin)
+                raise
+
+    def _take_slack(self) -> None:
+        """Sets room aside, if there is any."""
+        if self._has_slack:
+            return
+        try:
+            fd = os.open(self._slack, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
+        try:
+            os.posix_fallocate(fd, 0, SLACK)
+            self._has_slack = True
+        except OSError:
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
 
 
 def _inode_record(inode: InodeId) -> bytes:

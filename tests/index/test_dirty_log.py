@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -100,7 +102,7 @@ def test_reset_keeps_what_is_still_dirty(path: Path) -> None:
         assert not DirtyLog.entries(path)
         log.append_inode(InodeId(4))
     assert DirtyLog.entries(path).inodes == {4}
-    assert os.listdir(path.parent) == ["dirty.log"]
+    assert sorted(os.listdir(path.parent)) == ["dirty.log", "dirty.log.slack"]
 
 
 def test_a_damaged_record_ends_the_log(path: Path) -> None:
@@ -195,3 +197,50 @@ def test_any_record_survives(tmp_path_factory: pytest.TempPathFactory, records: 
     assert entries.inodes == {r for r in records if isinstance(r, int)}
     assert set(entries.dirents) == {DirtyDirent(*r) for r in records if not isinstance(r, int)}
     assert not entries.torn
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of half a MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "small", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("ab", buffering=0) as file:
+        until_full(lambda: file.write(b"x" * 4096))
+
+
+def until_full(write: Callable[[], object]) -> None:
+    while True:
+        try:
+            write()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return
+
+
+def test_a_full_disk_leaves_room_for_what_makes_room(small_disk: Path) -> None:
+    path = small_disk / "dirty.log"
+    with DirtyLog(path) as log:
+        fill(small_disk)
+        for number in range(1000):
+            log.append_inode(InodeId(number + 1))
+        assert len(DirtyLog.entries(path).inodes) == 1000
+        (small_disk / "ballast").unlink()
+        log.reset()
+        fill(small_disk)
+        log.append_dirent(ROOT, NAME, None)
+
+
+def test_a_disk_that_is_full_to_the_brim_is_said(small_disk: Path) -> None:
+    with DirtyLog(small_disk / "dirty.log") as log:
+        fill(small_disk)
+        until_full(lambda: log.append_inode(InodeId(1)))
+        assert DirtyLog.entries(log.path).torn is False
