@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,8 +26,10 @@ pytestmark = pytest.mark.timeout(3600)
 WRITERS = 8
 
 
-def start_writers(mount: Path, diaries: Path, seed: int) -> list[subprocess.Popen[bytes]]:
-    return [
+@contextmanager
+def writing(mount: Path, diaries: Path, seed: int) -> Iterator[None]:
+    """The writers at work; they end when the mount does."""
+    running = [
         subprocess.Popen(
             [
                 sys.executable,
@@ -36,6 +42,19 @@ def start_writers(mount: Path, diaries: Path, seed: int) -> list[subprocess.Pope
         )
         for n in range(WRITERS)
     ]
+    try:
+        eventually(
+            lambda: all((diaries / f"{n}.log").exists() for n in range(WRITERS)),
+            timeout=30,
+            what="the writers did not start",
+        )
+        yield
+        for writer in running:
+            writer.wait(30)
+    finally:
+        for writer in running:
+            writer.kill()
+            writer.wait()
 
 
 def kept(diaries: Path) -> int:
@@ -70,17 +89,10 @@ def test_nothing_synced_is_lost(stack: Stack, tmp_path: Path, long: int) -> None
     diaries.mkdir()
     for round_number in range(long or 4):
         mount = stack.mount("work")
-        running = start_writers(mount, diaries, round_number)
-        eventually(
-            lambda: all((diaries / f"{n}.log").exists() for n in range(WRITERS)),
-            timeout=30,
-            what="the writers did not start",
-        )
-        time.sleep(rng.uniform(0.1, 1.5))  # not to synchronise: the moment of the kill is to be random
-        pid = stack.mount_pid("work")
-        subprocess.run(["kill", "-KILL", str(pid)], check=True)
-        for writer in running:
-            writer.wait(30)
+        with writing(mount, diaries, round_number):
+            time.sleep(rng.uniform(0.1, 1.5))  # not to synchronise: the moment of the kill is to be random
+            pid = stack.mount_pid("work")
+            os.kill(pid, signal.SIGKILL)
         proc = Path(f"/proc/{pid}")
         eventually(lambda proc=proc: not proc.exists(), what="the mount did not end")
         with Index.open(layout.index_db) as index:
