@@ -26,7 +26,8 @@ from ghostfs.v1 import mesh_pb2 as pb
 _SPOOL_MEMORY = 1 << 20
 _RECORD_BYTES = 64 << 10
 _EVENT_BYTES = 512 << 10
-"""A message is closed when it is this long; with one more block inline it stays below 1 MiB."""
+"""A message is closed when it is this long; one more inode, with its block list and a block inline, leaves it
+below 2 MiB."""
 
 _TURN_BYTES = 1 << 20
 _PART_BYTES = 1 << 20
