@@ -72,11 +72,8 @@ done
 # --- a real source tree, copied in, arriving -------------------------------------------------------------
 source_tree=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 say "3. Python's standard library, copied in through the mount; its arrival on both nodes"
-mkdir "$work/demo/stdlib"
-(
-    cd "$source_tree"
-    tar --exclude=__pycache__ --exclude=site-packages --exclude=dist-packages -cf - . | tar -xpf - -C "$work/demo/stdlib"
-) &
+# One process, so that it can be ended: what is interrupted must not go on writing.
+rsync -a --exclude=__pycache__ --exclude=site-packages --exclude=dist-packages "$source_tree/" "$work/demo/stdlib/" &
 copy_pid=$!
 
 report='
