@@ -1,16 +1,27 @@
 """What a user has changed in a replica's tree: recognised before anything is overwritten, and kept.
 
 An object is *ours* if it is what the index says: the same backing inode with size and times as they were
-left, or, when those differ, the same content. Anything else is the user's. It stays in the tree, beside the
-new version, under a conflict name; nothing of it is ever copied, so it keeps its owner, mode and times.
+left, or, when those differ, the same content. Anything else is the user's, and so is what a user has open
+for writing, because what is written later shall be in some file. It stays in the tree, beside the new version, under a conflict name; nothing of it is ever copied, so it keeps its owner, mode and times.
 """
 
 from __future__ import annotations
 
-__all__ = ["Keeper", "content_digest", "is_ours", "look", "same_version", "unchanged", "untouched"]
+__all__ = [
+    "Keeper",
+    "content_digest",
+    "is_being_written",
+    "is_ours",
+    "look",
+    "same_version",
+    "unchanged",
+    "untouched",
+]
 
 import errno
+import fcntl
 import os
+import signal
 import stat
 import time
 from collections.abc import Callable
@@ -108,6 +119,30 @@ def content_digest(directory: int, name: bytes) -> bytes | None:
         return None
     finally:
         os.close(fd)
+
+
+def is_being_written(directory: int, name: bytes, st: os.stat_result) -> bool:
+    """Whether unlinking the name would take the file from under somebody who has it open for writing.
+
+    The kernel grants a read lease only on a file that nobody can write to, mappings included. Where it
+    grants none for another reason (a network filesystem, a file of another user's), the answer is no.
+    """
+    if not stat.S_ISREG(st.st_mode) or st.st_nlink > 1:
+        return False
+    try:
+        fd = os.open(name, _READ, dir_fd=directory)
+    except OSError as error:
+        return error.errno == errno.EAGAIN  # leased by somebody who writes
+    try:
+        # Who opens it just now breaks the lease, which would end this process by a SIGIO.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(fd)
+    return False
 
 
 class Keeper:

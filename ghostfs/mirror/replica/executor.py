@@ -9,6 +9,7 @@ What the user did in the tree, and what becomes of it:
 
     a changed file is moved on the hub           it moves along, still changed
     a changed file is replaced or removed        it is kept under a conflict name
+    one that is open for writing is              likewise, with what is written later
     something untracked is where a new one goes  likewise; directories are merged
     a file is gone                               nothing; its next version is put there again
     a directory is gone                          it is made again when something is put in it
@@ -276,7 +277,7 @@ class Executor:
             return
         if ground.judge(directory, at.name, st, inode):
             ground.verified.add(inode)
-            os.unlink(at.name, dir_fd=directory)
+            ground.unlink(directory, at.name, st, directory, at)
         else:
             ground.keep(directory, at.name, directory, at)
 

@@ -22,6 +22,7 @@ from ghostfs.mirror.replica.planlog import PlanRecord
 from ghostfs.mirror.replica.reach import Reach
 from ghostfs.mirror.replica.steps import Place, Step
 from ghostfs.model import HELD, ROOT, Backing, Inode, InodeId, Kind
+from ghostfs.names import display
 
 log = structlog.get_logger(__name__)
 
@@ -142,9 +143,17 @@ class Ground:
                 cell is not None and conflict.is_ours(source, name, st, cell, trusted=False)
             )
         if ours and not stat.S_ISDIR(st.st_mode):
-            os.unlink(name, dir_fd=source)
+            self.unlink(source, name, st, target, at)
         else:
             self.keep(source, name, target, at)
+
+    def unlink(self, source: int, name: bytes, st: os.stat_result, target: int, at: Place) -> None:
+        """Removes a non-directory of ours, unless a user is writing to it."""
+        if conflict.is_being_written(source, name, st):
+            log.info("open_for_writing", path=display(self.reach.path(at)))
+            self.keep(source, name, target, at)
+        else:
+            os.unlink(name, dir_fd=source)
 
     def keep(self, source: int, name: bytes, target: int, at: Place) -> None:
         """Gives a user's object a conflict name beside `at`; at the root, if `at` is held."""

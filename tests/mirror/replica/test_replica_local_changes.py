@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -70,6 +71,37 @@ def test_a_file_replaced_as_editors_do(world: Any, tree: Path) -> None:
     (tree / "d/new").rename(tree / "d/f.txt")
     world.hub.write(world.f, b"newer from the hub")
     assert_kept(world, world.node.sync(world.hub), tree / "d", b"my own words")
+
+
+def test_what_is_written_after_the_file_was_replaced(world: Any, tree: Path) -> None:
+    world.hub.link(world.f, ROOT, b"further")
+    world.node.sync(world.hub)
+    with (tree / "d/f.txt").open("r+b") as writer:
+        world.hub.write(world.f, b"newer from the hub")
+        published = world.node.sync(world.hub)
+        writer.write(b"my own")
+    (kept,) = [tree / os.fsdecode(change.kept) for change in published.conflicts]
+    assert kept.read_bytes() == b"my own" + b"from the hub"[6:]
+    kept.unlink()
+    world.hub.write(world.f, b"newest from the hub")
+    assert world.node.sync(world.hub).conflicts == ()
+
+
+def test_what_is_written_after_the_file_was_removed(world: Any, tree: Path) -> None:
+    with (tree / "d/f.txt").open("r+b") as opened:
+        writer = mmap.mmap(opened.fileno(), 6)  # is all that stays open
+    with writer:
+        world.hub.remove(world.d, b"f.txt")
+        published = world.node.sync(world.hub)
+        writer[:] = b"my own"
+    assert [kept.read_bytes()[:6] for kept in kept_in(tree / "d")] == [b"my own"]
+    assert len(published.conflicts) == 1
+
+
+def test_a_file_that_is_read_is_replaced(world: Any, tree: Path) -> None:
+    with (tree / "d/f.txt").open("rb"):
+        world.hub.write(world.f, b"newer from the hub")
+        assert world.node.sync(world.hub).conflicts == ()
 
 
 def test_a_touched_file_is_no_change(world: Any, tree: Path) -> None:
