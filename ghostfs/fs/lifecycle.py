@@ -12,11 +12,12 @@ import structlog
 
 from ghostfs.errors import MountError, PeerError
 from ghostfs.fs import preflight, process
-from ghostfs.fs.mounts import Mounted, detach, find, is_owned, mounted, users_of
+from ghostfs.fs.mounts import Mounted, detach, find, mounted, users_of
 from ghostfs.fs.options import MountOptions
 from ghostfs.mirror.control import ControlClient
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.live.session import create_session
+from ghostfs.mirror.owner import is_held
 from ghostfs.v1 import control_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -60,7 +61,7 @@ def unmount(directory: Path, *, timeout: float | None = None) -> None:
     path = preflight.resolve(directory)
     entry = _ours(path)
     lock = entry.state / "owner.lock"
-    if not is_owned(lock):
+    if not is_held(lock):
         detach(path, lazy=True)
         log.warning("stale_mount_cleared", mountpoint=str(path), session=entry.session)
         return

@@ -5,11 +5,10 @@ Nothing here touches a mountpoint itself: that of a dead or stopped mount proces
 
 from __future__ import annotations
 
-__all__ = ["FSTYPE", "Mounted", "detach", "find", "is_owned", "mounted", "source_name", "users_of"]
+__all__ = ["FSTYPE", "Mounted", "detach", "find", "mounted", "source_name", "users_of"]
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -71,23 +70,6 @@ def mounted() -> list[Mounted]:
 def find(path: Path) -> Mounted | None:
     """What is mounted at exactly `path` (absolute, links resolved); the topmost if several are."""
     return next((entry for entry in reversed(mounted()) if entry.path == path), None)
-
-
-def is_owned(owner_lock: Path) -> bool:
-    """Whether a process owns the mirror whose lock this is, as far as we may look."""
-    try:
-        fd = os.open(owner_lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True  # another user's: leave it alone
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def detach(path: Path, *, lazy: bool) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import structlog
 
 from ghostfs.errors import MountError, SessionBusy, SessionNotFound
-from ghostfs.fs.mounts import detach, find, is_owned, mounted
+from ghostfs.fs.mounts import detach, find, mounted
 from ghostfs.mirror.layout import DataDir, SessionLayout
+from ghostfs.mirror.owner import is_held
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,7 @@ def _clear_stale(session: str, mountpoint: Path, layout: SessionLayout) -> None:
                     f"{mountpoint} is a mountpoint already ({entry.fstype}): unmount that, or use another directory"
                 )
             return
-        if is_owned(entry.state / "owner.lock"):
+        if is_held(entry.state / "owner.lock"):
             kind = SessionBusy if entry.state == layout.state else MountError
             raise kind(
                 f"session {entry.session} is already mounted at {mountpoint}: "
@@ -97,7 +98,7 @@ def _check_mountpoint(mountpoint: Path, layout: SessionLayout) -> None:
 
 
 def _check_free(session: str, layout: SessionLayout) -> None:
-    if not is_owned(layout.owner_lock):
+    if not is_held(layout.owner_lock):
         return
     for entry in mounted():
         if entry.is_ours and entry.state == layout.state:

@@ -8,9 +8,9 @@ import pytest
 
 from ghostfs.fs import mounts
 from ghostfs.fs.lifecycle import MountOptions
-from ghostfs.fs.mounts import Mounted, find, is_owned, mounted, source_name
+from ghostfs.fs.mounts import Mounted, find, mounted, source_name
 from ghostfs.mirror.live.session import MirrorSettings
-from ghostfs.mirror.owner import OwnerLock
+from ghostfs.mirror.owner import OwnerLock, is_held
 
 
 @pytest.mark.parametrize("path", ["/data/sessions/a", "/d ata/ü,=\\\n:%/a", "/" + "x" * 300])
@@ -43,10 +43,10 @@ def test_lines_of_the_table_are_understood(tmp_path: Path, monkeypatch: pytest.M
 
 def test_ownership_is_seen_without_being_taken(tmp_path: Path) -> None:
     path = tmp_path / "owner.lock"
-    assert not is_owned(path)
+    assert not is_held(path)
     with OwnerLock(path, what="it").acquire():
-        assert is_owned(path)
-    assert not is_owned(path)
+        assert is_held(path)
+    assert not is_held(path)
 
 
 def test_options_survive_the_way_to_another_process() -> None:

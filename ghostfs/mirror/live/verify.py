@@ -17,6 +17,7 @@ from ghostfs.index import DirtyEntries, DirtyLog, Index
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.reconcile import Findings, Reconciler
+from ghostfs.mirror.owner import is_held
 from ghostfs.model import ROOT, Epoch, Inode, InodeId, Kind, Seq
 from ghostfs.names import display
 
@@ -87,6 +88,13 @@ def verify(layout: SessionLayout, *, workers: int = 0, progress: Progress | None
             findings = reconciler.everything()
             # After the tree and before the rows: a change is still in the log, or already in the index.
             dirty = DirtyLog.entries(layout.dirty_log)
+            problems: list[Problem] = []
+            if dirty and not is_held(layout.owner_lock):
+                # Nobody is going to commit what the log names.
+                problems.append(
+                    Problem(".", "was not unmounted: mount it, which recovers it, and verify again")
+                )
+                dirty = DirtyEntries(frozenset(), (), torn=False)
             judged = list(_judge(index, findings, before.head, dirty))
             recomputed = index.recomputed_fingerprint()
             after = index.state()
@@ -102,7 +110,7 @@ def verify(layout: SessionLayout, *, workers: int = 0, progress: Progress | None
                 fingerprint=after.fingerprint,
                 recomputed=recomputed,
                 changed_meanwhile=judged.count(None),
-                problems=tuple(problem for problem in judged if problem is not None),
+                problems=(*problems, *(problem for problem in judged if problem is not None)),
             )
     finally:
         os.close(root_fd)

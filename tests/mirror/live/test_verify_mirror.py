@@ -111,6 +111,19 @@ def test_what_the_owner_has_not_committed_yet_is_no_finding(live: Any) -> None:
     live.settled()
 
 
+def test_what_a_killed_owner_left_is_a_finding(live: Any) -> None:
+    standing(live)
+    live.write("new", b"never committed")
+    live.kill()
+    report = verify(live.layout)
+    assert not report.ok
+    assert {problem.path for problem in report.problems} == {".", "new"}
+    assert "mount it" in report.problems[0].what
+    live.open()
+    live.drain()
+    assert verify(live.layout).ok
+
+
 def test_a_tree_in_use_can_be_verified(live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the owner does between one look of verify's and the next."""
     standing(live)
