@@ -21,7 +21,6 @@ from ghostfs.mesh.hubservice import HubService, HubSettings
 from ghostfs.mesh.transport import check_listen, server_options, unix_path
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.owner import OwnerLock
-from ghostfs.v1 import mesh_pb2_grpc as rpc
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +86,7 @@ class HubServer:
         Raises:
             ConfigError: the port is taken, or the socket cannot be made.
         """
-        rpc.add_MeshServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
+        self._service.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         await self._service.start()
         port = self._bind(

@@ -3,8 +3,10 @@
 Both sides:
     codec          cells between protobuf and the model, validated on receipt
     compression    zstd per message, where it pays
+    blockmessage   blocks to and from the wire's bytes, with fewer copies than protobuf
     transport      gRPC's options; which addresses; status codes and errors
     workers        threads for what blocks
+    heap           memory of large messages, used again
     status, client what a hub says of itself, for the command line
 
 The hub:

@@ -11,6 +11,7 @@ __all__ = ["Compressor", "decompress", "is_local"]
 
 import ipaddress
 import threading
+from typing import TypeVar
 
 import zstandard
 
@@ -64,7 +65,10 @@ class Compressor:
         return pb.Encoding.RAW, data
 
 
-def decompress(encoding: int, data: bytes) -> bytes:
+_Data = TypeVar("_Data", bound=bytes | memoryview)
+
+
+def decompress(encoding: int, data: _Data) -> _Data | bytes:
     """What a peer sent, as it was before `Compressor.encode`; at most one block.
 
     Raises:

@@ -13,6 +13,7 @@ from ghostfs import metrics
 from ghostfs.content import BLOCK_SIZE
 from ghostfs.errors import InvalidCell, PeerError
 from ghostfs.mesh.backoff import Backoff
+from ghostfs.mesh.blockmessage import BlockMessage
 from ghostfs.mesh.compression import decompress
 from ghostfs.mesh.workers import Workers
 from ghostfs.mirror.replica.batch import Batch, Position, Published, Want
@@ -22,6 +23,9 @@ from ghostfs.v1 import mesh_pb2 as pb
 _REQUEST_BLOCKS = 64
 _STREAMS = 4
 """Requests in flight when the window is filled."""
+
+_AT_ONCE = 4
+"""Blocks that the replica's thread takes in one turn: handing over costs as much as writing a block."""
 
 _TRIES = 6
 """How often blocks that the hub could not read are asked for again before the batch is given up. The hub
@@ -46,7 +50,7 @@ class Replicating(Protocol):
 
     def missing(self) -> Iterator[Want]: ...
 
-    def put(self, inode: InodeId, index: int, data: bytes) -> None: ...
+    def put(self, inode: InodeId, index: int, data: bytes | memoryview) -> None: ...
 
     def supersede(self, inode: InodeId) -> None: ...
 
@@ -184,6 +188,7 @@ class Fetcher:
         unavailable: list[Want] = []
         call = self._fetch(request)
         answered: set[int] = set()
+        arrived: list[tuple[Want, BlockMessage]] = []
         try:
             async for block in call:
                 if block.want >= len(wants) or block.want in answered:
@@ -193,7 +198,11 @@ class Fetcher:
                 if block.status == pb.Block.UNAVAILABLE:
                     unavailable.append(want)
                     continue
-                received += await self._thread.run_to_end(self._take_in, want, block)
+                arrived.append((want, block))
+                if len(arrived) == _AT_ONCE:
+                    received += await self._thread.run_to_end(self._take_in, arrived)
+                    arrived = []
+            received += await self._thread.run_to_end(self._take_in, arrived)
         finally:
             call.cancel()
         if len(answered) != len(wants):
@@ -201,8 +210,11 @@ class Fetcher:
         metrics.BYTES_FETCHED.labels(self._session).inc(received)
         return received, unavailable
 
-    def _take_in(self, want: Want, block: pb.Block) -> int:
-        """In the replica's thread: one block, verified by the replica against its digest."""
+    def _take_in(self, arrived: Sequence[tuple[Want, BlockMessage]]) -> int:
+        """In the replica's thread: blocks, each verified by the replica against its digest; how many bytes."""
+        return sum(self._take_one(want, block) for want, block in arrived)
+
+    def _take_one(self, want: Want, block: BlockMessage) -> int:
         if want.inode in self._superseded:
             return 0
         if block.status == pb.Block.SUPERSEDED:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["FetchServer"]
+__all__ = ["FetchServer", "Turn"]
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 
 from ghostfs import metrics
 from ghostfs.content import BLOCK_SIZE
 from ghostfs.errors import Superseded
+from ghostfs.mesh.blockmessage import BlockMessage, encode_block
 from ghostfs.mesh.blocks import BlockReader, BlockUnavailable
 from ghostfs.mesh.compression import Compressor
 from ghostfs.mesh.workers import Workers
@@ -28,6 +30,25 @@ _FIRST_WAIT = 0.01
 _LONGEST_WAIT = 0.25
 
 
+@dataclass(slots=True)
+class Turn:
+    """Messages to send one after the other, as bytes; how many have content, and how much."""
+
+    messages: list[bytes] = field(default_factory=list)
+    blocks: int = 0
+    bytes: int = 0
+    superseded: int = 0
+
+    def add(self, block: BlockMessage) -> None:
+        """One more."""
+        self.messages.append(encode_block(block))
+        if block.status == pb.Block.OK:
+            self.blocks += 1
+            self.bytes += len(block.data)
+        elif block.status == pb.Block.SUPERSEDED:
+            self.superseded += 1
+
+
 class FetchServer:
     """Serves requests through one pool of threads."""
 
@@ -35,23 +56,24 @@ class FetchServer:
         self._workers = workers
         self._patience = patience
 
-    async def blocks(
+    async def turns(
         self, request: pb.FetchRequest, reader: BlockReader, compressor: Compressor
-    ) -> AsyncIterator[pb.Block]:
+    ) -> AsyncIterator[Turn]:
         """The blocks in the order wanted; the next are read while the last are sent. Closes the reader."""
         groups = _groups(request.wants)
         waiting = _Patience(self._patience)
-        ahead: asyncio.Task[list[pb.Block]] | None = None
+        ahead: asyncio.Task[Turn] | None = None
         try:
             for position, group in enumerate(groups):
                 if ahead is None:
                     ahead = self._start(group, reader, compressor, waiting)
-                blocks = await ahead
+                turn = await ahead
                 following = groups[position + 1] if position + 1 < len(groups) else None
                 ahead = None if following is None else self._start(following, reader, compressor, waiting)
-                for block in blocks:
-                    _count(request.session, block)
-                    yield block
+                metrics.BLOCKS_SENT.labels(request.session).inc(turn.blocks)
+                metrics.BYTES_SENT.labels(request.session).inc(turn.bytes)
+                metrics.BLOCKS_SUPERSEDED.labels(request.session).inc(turn.superseded)
+                yield turn
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -64,7 +86,7 @@ class FetchServer:
         reader: BlockReader,
         compressor: Compressor,
         waiting: _Patience,
-    ) -> asyncio.Task[list[pb.Block]]:
+    ) -> asyncio.Task[Turn]:
         return asyncio.create_task(self._group(group, reader, compressor, waiting))
 
     async def _group(
@@ -73,15 +95,15 @@ class FetchServer:
         reader: BlockReader,
         compressor: Compressor,
         waiting: _Patience,
-    ) -> list[pb.Block]:
-        blocks: list[pb.Block] = []
-        while len(blocks) < len(group):
-            rest = group[len(blocks) :]
-            blocks += await self._workers.run_to_end(_read, rest, reader, compressor)
-            if len(blocks) < len(group) and not await waiting.wait():
-                position, _ = group[len(blocks)]
-                blocks.append(pb.Block(want=position, status=pb.Block.UNAVAILABLE))
-        return blocks
+    ) -> Turn:
+        turn = Turn()
+        while len(turn.messages) < len(group):
+            rest = group[len(turn.messages) :]
+            await self._workers.run_to_end(_read, rest, reader, compressor, turn)
+            if len(turn.messages) < len(group) and not await waiting.wait():
+                position, _ = group[len(turn.messages)]
+                turn.add(BlockMessage(position, pb.Block.UNAVAILABLE))
+        return turn
 
 
 class _Patience:
@@ -105,32 +127,22 @@ class _Patience:
 
 
 def _read(
-    group: Sequence[tuple[int, pb.Want]], reader: BlockReader, compressor: Compressor
-) -> list[pb.Block]:
-    """The group's blocks up to the first that is unavailable."""
-    blocks = []
+    group: Sequence[tuple[int, pb.Want]], reader: BlockReader, compressor: Compressor, turn: Turn
+) -> None:
+    """Adds the group's blocks up to the first that is unavailable."""
     for position, want in group:
         try:
             data = reader.read(InodeId(want.inode), want.index, want.digest)
         except Superseded:
-            blocks.append(pb.Block(want=position, status=pb.Block.SUPERSEDED))
+            turn.add(BlockMessage(position, pb.Block.SUPERSEDED))
         except BlockUnavailable:
             break
         else:
             encoding, packed = compressor.encode(data)
-            blocks.append(pb.Block(want=position, status=pb.Block.OK, encoding=encoding, data=packed))
-    return blocks
+            turn.add(BlockMessage(position, pb.Block.OK, encoding, packed))
 
 
 def _groups(wants: Sequence[pb.Want]) -> list[list[tuple[int, pb.Want]]]:
     most = _GROUP_BYTES // BLOCK_SIZE
     numbered = list(enumerate(wants))
     return [numbered[at : at + most] for at in range(0, len(numbered), most)]
-
-
-def _count(session: str, block: pb.Block) -> None:
-    if block.status == pb.Block.OK:
-        metrics.BLOCKS_SENT.labels(session).inc()
-        metrics.BYTES_SENT.labels(session).inc(len(block.data))
-    elif block.status == pb.Block.SUPERSEDED:
-        metrics.BLOCKS_SUPERSEDED.labels(session).inc()

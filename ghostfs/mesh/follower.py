@@ -166,7 +166,7 @@ class Follower:
             fetcher = Fetcher(
                 self.session,
                 self._link.node_id,
-                self._link.stub.Fetch,
+                self._link.fetch,
                 replica,
                 self._thread,
                 window=self._settings.fetch_window,

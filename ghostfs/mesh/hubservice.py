@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import structlog
 
 from ghostfs import __version__, metrics
@@ -23,6 +24,7 @@ from ghostfs.mesh.compression import Compressor, is_local
 from ghostfs.mesh.fetchserver import FetchServer
 from ghostfs.mesh.follow import FollowStream, HubLimits, SessionSource
 from ghostfs.mesh.heads import HeadWatch
+from ghostfs.mesh.heap import keep_buffers
 from ghostfs.mesh.identity import NODE_ID_SIZE
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.roster import Roster
@@ -34,10 +36,10 @@ from ghostfs.mirror.layout import DataDir
 from ghostfs.model import Cursor
 from ghostfs.names import check_label
 from ghostfs.v1 import mesh_pb2 as pb
-from ghostfs.v1 import mesh_pb2_grpc as rpc
 
 log = structlog.get_logger(__name__)
 
+SERVICE = "ghostfs.v1.Mesh"
 WANTS_MAX = 1024
 """Blocks that one Fetch may ask for."""
 
@@ -53,7 +55,7 @@ class HubSettings:
     limits: HubLimits = field(default_factory=HubLimits)
 
 
-class HubService(rpc.MeshServicer):
+class HubService:
     """Serves one data directory. Belongs to the event loop that `start` was called in."""
 
     def __init__(self, data: DataDir, settings: HubSettings) -> None:
@@ -73,8 +75,26 @@ class HubService(rpc.MeshServicer):
         self._sweeper: asyncio.Task[None] | None = None
         self._fetching = FetchServer(self._reading)
 
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Have a server, which has not been started, serve this."""
+        # As protobuf's compiler would do it, but Fetch, which sends messages that are encoded already.
+        handlers = {
+            "Enrol": grpc.unary_unary_rpc_method_handler(
+                self.Enrol, pb.EnrolRequest.FromString, pb.EnrolReply.SerializeToString
+            ),
+            "Follow": grpc.stream_stream_rpc_method_handler(
+                self.Follow, pb.FollowRequest.FromString, pb.FollowEvent.SerializeToString
+            ),
+            "Fetch": grpc.unary_stream_rpc_method_handler(self.Fetch, pb.FetchRequest.FromString, None),
+            "Status": grpc.unary_unary_rpc_method_handler(
+                self.Status, pb.StatusRequest.FromString, pb.StatusReply.SerializeToString
+            ),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
     async def start(self) -> None:
         """Open hub.db, and watch the sessions that have members, so that their lag is known."""
+        keep_buffers()
         self._members = await self._membering.run(Members.open, self._data.hub_db)
         await self._snapshots.load()
         self._sweeper = asyncio.create_task(self._snapshots.sweep(), name="snapshot sweep")
@@ -157,9 +177,10 @@ class HubService(rpc.MeshServicer):
             reader = BlockReader(source.layout, source.indexes)
             compressor = self._compressor(node_id, context.peer())
             sent = self._roster.of(request.session, node_id).sent
-            async for block in self._fetching.blocks(request, reader, compressor):
-                await context.write(block)
-                sent.add(len(block.data))
+            async for turn in self._fetching.turns(request, reader, compressor):
+                for message in turn.messages:
+                    await context.write(message)
+                sent.add(turn.bytes)
 
     async def Status(self, _request: pb.StatusRequest, context: Any) -> pb.StatusReply:  # noqa: N802
         """Every session of the data directory, and its members."""

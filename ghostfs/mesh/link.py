@@ -11,6 +11,8 @@ import grpc
 import structlog
 
 from ghostfs import __version__
+from ghostfs.mesh.blockmessage import FETCH_METHOD, decode_block
+from ghostfs.mesh.heap import keep_buffers
 from ghostfs.mesh.transport import client_options
 from ghostfs.model import Replica
 from ghostfs.v1 import mesh_pb2 as pb
@@ -36,8 +38,14 @@ class Link:
         self.name = name
         self.replica: Replica | None = None
         options = client_options(int(reconnect_min * 1000), int(reconnect_max * 1000))
+        keep_buffers()
         self._channel = grpc.aio.insecure_channel(target, options=options)
         self.stub: Any = rpc.MeshStub(self._channel)  # type: ignore[no-untyped-call]
+        self.fetch: Any = self._channel.unary_stream(
+            FETCH_METHOD,
+            request_serializer=pb.FetchRequest.SerializeToString,
+            response_deserializer=decode_block,
+        )
         self._hub_id = b""
         self._enrolling = asyncio.Lock()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from ghostfs import private
 from ghostfs.errors import GhostError
 from ghostfs.index import Frozen
 from ghostfs.mesh.indexpool import IndexPool
@@ -118,7 +119,7 @@ class SnapshotStore:
 
     def _freeze(self, session: str, indexes: IndexPool) -> tuple[tuple[str, bytes], Path]:
         directory = self._directory / session
-        directory.mkdir(parents=True, exist_ok=True)
+        private.make_directory(directory)
         making = directory / f"{time.time_ns()}.making"
         begun = time.monotonic()
         try:
@@ -137,7 +138,7 @@ class SnapshotStore:
 
     def _scan(self) -> list[tuple[str, bytes, Path]]:
         found = []
-        self._directory.mkdir(parents=True, exist_ok=True)
+        private.make_directory(self._directory)
         for directory in self._directory.iterdir():
             if not directory.is_dir():
                 continue
