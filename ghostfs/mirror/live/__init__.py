@@ -5,6 +5,7 @@
     files       open files: every write goes into the file's block map as it happens
     inodes      who is who, where each is now, what it looks like
     records     what is remembered of an inode in use
+    cells       from what lstat says to the values of a cell
     working     what the tree has and the index has not, logged before it happens
     settle      when a changed file settles; pure
     gather      from the working set to cells

@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 import structlog
 
 from ghostfs.content import EMPTY, BlockList
-from ghostfs.errors import GhostError
+from ghostfs.errors import GhostError, InvalidCell
 from ghostfs.index import Commit, Index, State
+from ghostfs.mirror.live.cells import cell_of
 from ghostfs.mirror.live.gather import Gathered, Gatherer, Sealed
 from ghostfs.mirror.live.identities import Identities
 from ghostfs.mirror.live.spooling import Spooler
-from ghostfs.model import Backing, Inode, Kind, kind_of_mode
+from ghostfs.model import Inode, Kind
+from ghostfs.names import display
 
 _RETRY_AFTER = 1.0
 """Seconds before a commit that failed (a full disk, say) is tried again."""
@@ -45,10 +47,20 @@ class CaptureStats:
     commits: int = 0
     cells: int = 0
     failures: int = 0
+    refused: int = 0
+    """Inodes that were left out of a commit, for the index would not have them."""
     bytes_hashed: int = 0
     """Bytes that went through a hash function, those read back included."""
     bytes_reread: int = 0
     """Bytes read back at settles."""
+
+
+class _Refused(Exception):
+    """The index cannot have this cell; the transaction is rolled back."""
+
+    def __init__(self, why: str, sealed: Sealed) -> None:
+        super().__init__(why)
+        self.sealed = sealed
 
 
 class Capture:
@@ -186,7 +198,7 @@ class Capture:
             cells = len(gathered.sealed) + sum(map(len, gathered.names.values()))
             if cells:
                 self._keep_hot(gathered)
-                self._commit(gathered)
+                self._commit_what_fits(gathered)
         except BaseException:
             self._gatherer.give_back(gathered)
             raise
@@ -212,11 +224,27 @@ class Capture:
             if sealed.blocks is not None and sealed.record.writers:
                 self._spooler.keep(sealed, self._index.inode(sealed.record.id))
 
+    def _commit_what_fits(self, gathered: Gathered) -> None:
+        """One cell that the index refuses must not keep all others from it: the commit is made without it."""
+        while True:
+            try:
+                self._commit(gathered)
+            except _Refused as refusal:
+                record = refusal.sealed.record
+                self.stats.refused += 1
+                log.error("cell_refused", inode=record.id, name=display(record.name), error=str(refusal))  # noqa: TRY400
+                self._gatherer.leave_out(gathered, refusal.sealed)
+            else:
+                return
+
     def _commit(self, gathered: Gathered) -> None:
         moved = {child for siblings in gathered.names.values() for child in siblings.values()} - {None}
         with self._index.commit() as commit:
             for sealed in gathered.sealed:
-                self._put(commit, sealed)
+                try:
+                    self._put(commit, sealed)
+                except InvalidCell as error:
+                    raise _Refused(str(error), sealed) from error
             for parent, name in gathered.held:
                 # The file that is here now has to wait; what was here and moved must not be in two places.
                 if self._index.dirent(parent, name) in moved:
@@ -228,18 +256,7 @@ class Capture:
 
     def _put(self, commit: Commit, sealed: Sealed) -> None:
         record, st = sealed.record, sealed.st
-        cell = Inode(
-            id=record.id,
-            kind=kind_of_mode(st.st_mode),
-            mode=st.st_mode & 0o7777,
-            uid=st.st_uid,
-            gid=st.st_gid,
-            mtime_ns=st.st_mtime_ns,
-            rdev=st.st_rdev if record.kind in (Kind.CHAR, Kind.BLOCK) else 0,
-            target=sealed.target,
-            xattrs=sealed.xattrs,
-            backing=Backing(st.st_ino, st.st_ctime_ns),
-        )
+        cell = cell_of(record.id, st, target=sealed.target, xattrs=sealed.xattrs)
         if record.kind is not Kind.FILE:
             commit.put_inode(cell, attrs=True, content=False)
         elif sealed.blocks is not None:

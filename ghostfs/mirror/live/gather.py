@@ -202,6 +202,24 @@ class Gatherer:
                 # A log that is too long costs time after a kill, and nothing else.
                 log.warning("dirty_log_not_shortened", error=str(error))
 
+    def leave_out(self, gathered: Gathered, refused: Sealed) -> None:
+        """The index will not have this one: the commit goes on without it, and, if the index does not know it,
+        without its names and all that is new in it."""
+        with self._working.lock:
+            leaving = {refused.record.id}
+            while not refused.record.in_index:
+                below = {c for parent in leaving for c in gathered.names.get(parent, {}).values()} - {None}
+                new = {
+                    s.record.id for s in gathered.sealed if s.record.id in below and not s.record.in_index
+                }
+                if new <= leaving:
+                    self._drop_names(gathered.names, leaving)
+                    break
+                leaving |= new
+            for sealed in [each for each in gathered.sealed if each.record.id in leaving]:
+                gathered.sealed.remove(sealed)
+                self._mirror.committed(sealed.record)
+
     def give_back(self, gathered: Gathered) -> None:
         """The index did not take it: all goes back, to be tried again."""
         with self._working.lock:

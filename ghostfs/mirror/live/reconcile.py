@@ -21,10 +21,11 @@ import structlog
 from ghostfs.content import EMPTY, BlockList
 from ghostfs.errors import Superseded
 from ghostfs.index import DirtyDirent, Index
+from ghostfs.mirror.live.cells import backing_of, cell_of, mtime_of
 from ghostfs.mirror.live.directories import Directories
 from ghostfs.mirror.live.hashing import HashPool, hash_file
 from ghostfs.mirror.xattrs import encode_xattrs
-from ghostfs.model import ROOT, Backing, Inode, InodeId, Kind, kind_of_mode
+from ghostfs.model import ROOT, Inode, InodeId, Kind, kind_of_mode
 from ghostfs.names import is_reserved
 
 log = structlog.get_logger(__name__)
@@ -311,23 +312,17 @@ class Reconciler:
         self._compared.add(inode)
         self.findings.looked_at += 1
         old = self._index.inode_light(inode)
-        backing = Backing(st.st_ino, st.st_ctime_ns)
+        backing = backing_of(st)
         kind = kind_of_mode(st.st_mode)
         trusted = self._distrust is None or st.st_ctime_ns < self._distrust or kind is not Kind.FILE
         if old is not None and old.backing == backing and _same_attributes(old, st) and trusted:
             return
         try:
-            cell = Inode(
-                id=inode,
-                kind=kind,
-                mode=st.st_mode & 0o7777,
-                uid=st.st_uid,
-                gid=st.st_gid,
-                mtime_ns=st.st_mtime_ns,
-                rdev=st.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
+            cell = cell_of(
+                inode,
+                st,
                 target=os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b"",
                 xattrs=self._user_attributes(fd, name) if self._xattrs else b"",
-                backing=backing,
             )
             opened = os.open(name, _LOOK, dir_fd=fd) if kind is Kind.FILE and st.st_size else -1
         except OSError as error:
@@ -392,7 +387,7 @@ def _same_attributes(row: Inode, st: os.stat_result) -> bool:
         row.mode == st.st_mode & 0o7777
         and row.uid == st.st_uid
         and row.gid == st.st_gid
-        and row.mtime_ns == st.st_mtime_ns
+        and row.mtime_ns == mtime_of(st)
         and (row.kind is not Kind.FILE or row.size == st.st_size)
     )
 
