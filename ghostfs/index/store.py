@@ -342,6 +342,19 @@ class Index:
         return recompute_fingerprint(self._connection)
 
     @reports_damage
+    def check_pages(self) -> None:
+        """Look at every page, about 0.2 ms a MiB: quick enough for every start.
+
+        Raises:
+            IndexDamaged: a page does not hold what belongs there.
+        """
+        (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise IndexDamaged(
+                f"{self._path} is damaged ({found}): set it aside and rebuild it from the tree"
+            )
+
+    @reports_damage
     def check(self) -> None:
         """Look at every page and every cell.
 

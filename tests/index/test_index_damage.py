@@ -249,3 +249,16 @@ def test_a_path_that_is_not_utf8_works(tmp_path: Path) -> None:
         assert index.delta_since(NEVER).inodes == []
     Frozen.open(folder / "snapshot").close()
     assert sorted(os.listdir(os.fsencode(folder))) == [b"index.db", b"snapshot"]
+
+
+def test_a_page_of_noise_is_found_wherever_it_is(filled: Path) -> None:
+    """Page by page: looking at all pages finds what reading one row would not."""
+    sound = filled.read_bytes()
+    noise = random.Random(7)
+    for page in range(0, len(sound) // 4096, 7):
+        filled.write_bytes(sound[: page * 4096] + noise.randbytes(4096) + sound[(page + 1) * 4096 :])
+        with pytest.raises(IndexDamaged), Index.open(filled, readonly=True) as index:
+            index.check_pages()
+    filled.write_bytes(sound)
+    with Index.open(filled, readonly=True) as index:
+        index.check_pages()
