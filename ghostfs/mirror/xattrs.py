@@ -12,22 +12,31 @@ __all__ = ["PREFIX", "XATTRS_MAX", "decode_xattrs", "encode_xattrs"]
 import struct
 from collections.abc import Mapping
 
+import structlog
+
 from ghostfs.errors import InvalidCell
 
+log = structlog.get_logger(__name__)
+
 PREFIX = b"user."
-XATTRS_MAX = 65536
-"""Longest encoding: what Linux allows all names of a file, and one value, to take."""
+XATTRS_MAX = 1 << 20
+"""Longest encoding, as on the wire. Some filesystems keep more, and `encode_xattrs` leaves out what is too much."""
 
 _NAME_MAX = 255
 _HEAD = struct.Struct(">HI")
 
 
 def encode_xattrs(attributes: Mapping[bytes, bytes]) -> bytes:
-    """The encoding of the `user.` attributes among these."""
+    """The encoding of the `user.` attributes among these; without the largest, if it would be too long."""
+    kept = {name: value for name, value in attributes.items() if name.startswith(PREFIX)}
+    size = sum(_HEAD.size + len(name) + len(value) for name, value in kept.items())
+    largest = sorted(kept, key=lambda name: (len(name) + len(kept[name]), name))
+    while size > XATTRS_MAX:
+        name = largest.pop()
+        size -= _HEAD.size + len(name) + len(kept[name])
+        log.warning("xattr_left_out", name=name.decode(errors="backslashreplace"), size=len(kept.pop(name)))
     return b"".join(
-        _HEAD.pack(len(name), len(value)) + name + value
-        for name, value in sorted(attributes.items())
-        if name.startswith(PREFIX)
+        _HEAD.pack(len(name), len(value)) + name + value for name, value in sorted(kept.items())
     )
 
 

@@ -19,7 +19,18 @@ from ghostfs.model import Inode, Kind
 log = structlog.get_logger(__name__)
 
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOT_HERE = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSPC, errno.ENODATA})
+_NOT_HERE = frozenset(
+    {
+        errno.ENOTSUP,
+        errno.EPERM,
+        errno.EACCES,
+        errno.EINVAL,
+        errno.ENOSPC,
+        errno.ENODATA,
+        errno.E2BIG,
+        errno.ERANGE,
+    }
+)
 """Answers to xattr calls that say: this filesystem, or this object, does not keep it."""
 
 
