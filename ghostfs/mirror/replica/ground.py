@@ -218,13 +218,23 @@ class Ground:
 
     def need(self, directory: InodeId) -> int:
         """A descriptor of the directory, which is made again if the user has removed it."""
-        try:
-            return self.reach.fd(directory)
-        except OSError as error:
-            if error.errno not in _NOT_THERE:
-                raise
-        place = self.at.get(directory) or self.reach.place(directory)
-        parent = self.need(place.parent)
+        gone: list[InodeId] = []
+        while (fd := self.find(directory)) is None:
+            gone.append(directory)
+            directory = self._should_be(directory).parent
+        for inode in reversed(gone):
+            fd = self._restore(inode, fd)
+        if gone:
+            log.info(
+                "directory_restored", path=display(self.reach.path(self.at[gone[0]])), levels=len(gone)
+            )
+        return fd
+
+    def _should_be(self, directory: InodeId) -> Place:
+        return self.at.get(directory) or self.reach.place(directory)
+
+    def _restore(self, directory: InodeId, parent: int) -> int:
+        place = self._should_be(directory)
         self.strewn.update((place.parent, directory))
         for _ in range(_TRIES):
             try:
@@ -233,7 +243,6 @@ class Ground:
                 if not self.has_directory(parent, place.name):
                     self.keep(parent, place.name, parent, place)
                     continue
-            log.info("directory_restored", path=self.reach.path(place))
             break
         self.at[directory] = place
         self.reach.moved(directory, place)

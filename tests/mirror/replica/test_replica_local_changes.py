@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,21 @@ def test_a_symlink_in_the_place_of_a_directory_is_not_followed(
     (tree / os.fsdecode(change.kept)).unlink()
     os.utime(tree, ns=(0, world.hub.tree()[b""].mtime_ns))
     world.assert_equal()
+
+
+def test_a_deep_tree_that_was_deleted_comes_back(world: Any, tree: Path) -> None:
+    directory = world.d
+    for _ in range(1100):
+        directory = world.hub.mkdir(directory, b"d")
+    deep = world.hub.file(directory, b"f", b"1")
+    world.node.sync(world.hub)
+    subprocess.run(["rm", "-r", tree / "d/d"], check=True)
+    world.hub.write(deep, b"2")
+    world.node.sync(world.hub)
+    assert world.node.replica.fingerprint() == world.hub.index.fingerprint()
+    found = subprocess.run(["find", tree / "d/d", "-name", "f"], check=True, capture_output=True)
+    assert found.stdout.count(b"/d") == 1101
+    subprocess.run(["rm", "-r", tree / "d/d"], check=True)
 
 
 @pytest.mark.parametrize("change", ["chmod", "write", "remove", "rename"])
