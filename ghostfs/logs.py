@@ -12,11 +12,13 @@ __all__ = ["LEVELS", "configure"]
 import logging
 import logging.handlers
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
 
+from ghostfs import private
 from ghostfs.errors import ConfigError
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -59,13 +61,22 @@ def configure(
     )
 
 
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """Names of files stand in it, so it is made for its owner alone."""
+
+    def _open(self) -> TextIOWrapper:
+        file = open(self.baseFilename, self.mode, encoding=self.encoding, opener=private.opener)  # noqa: SIM115
+        assert isinstance(file, TextIOWrapper)
+        return file
+
+
 def _handler(file: Path | None, stream: TextIO | None) -> tuple[logging.Handler, bool]:
     if file is None:
         target = stream or sys.stderr
         return logging.StreamHandler(target), target.isatty()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return logging.handlers.WatchedFileHandler(file, encoding="utf-8"), False
+        private.make_directory(file.parent)
+        return _LogFile(file, encoding="utf-8"), False
     except OSError as error:
         raise ConfigError(f"the log file {file} cannot be opened: {error.strerror}") from None
 

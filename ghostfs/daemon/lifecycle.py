@@ -23,7 +23,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Daemon:
-    """An async context manager around a daemon's life; `stopping` is set by SIGTERM, SIGINT or `stop`."""
+    """An async context manager around a daemon's life; `stopping` is set by SIGTERM, SIGINT or `stop`.
+
+    What is made meanwhile is nobody else's to read, unless its mode is set.
+    """
 
     def __init__(self, what: str, *, metrics_listen: str = "", ready_fd: int | None = None) -> None:
         """`ready_fd`, if given, gets one line when the daemon is ready, and is then closed."""
@@ -31,9 +34,11 @@ class Daemon:
         self._what = what
         self._metrics_listen = metrics_listen
         self._ready_fd = ready_fd
+        self._umask = 0o077
         self._endpoint: metrics.Endpoint | None = None
 
     async def __aenter__(self) -> Self:
+        self._umask = os.umask(0o077)
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
@@ -51,6 +56,7 @@ class Daemon:
         self._close_ready_fd()
         if self._endpoint is not None:
             await asyncio.to_thread(self._endpoint.close)
+        os.umask(self._umask)
         log.info("stopped", what=self._what)
 
     def ready(self, **details: object) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from ghostfs import private
 from ghostfs.config import Settings
 from ghostfs.daemon.lifecycle import Daemon, finish
 from ghostfs.errors import ConfigError, NodeHalted
@@ -57,7 +58,8 @@ def run(
     data = DataDir(settings.data_dir)
     root = root.absolute()
     layouts = {session: data.replica(session, root) for session in sessions}
-    data.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make_directory(data.path)
+    root.mkdir(parents=True, exist_ok=True)  # open to whom the umask says: the copies are for everybody
     with OwnerLock(data.node_lock, what=f"the data directory {data.path} (node)").acquire():
         node_id = node_identity(data.node_id)
         asyncio.run(
@@ -132,7 +134,7 @@ async def _end(tasks: list[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
 
 
 def _open(layout: SessionLayout, settings: ReplicaSettings, *, adopt_root: bool) -> Replicating:
-    layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make_directory(layout.state)
     return Replica.open(layout, settings, adopt_root=adopt_root)
 
 

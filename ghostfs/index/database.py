@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ghostfs import private
 from ghostfs.errors import GhostError, IndexDamaged, IndexTooNew
 from ghostfs.index.damage import translate
 
@@ -96,8 +97,10 @@ def create_database(
     new = path.with_name(path.name + ".new")
     for suffix in ("", "-journal", "-wal", "-shm"):
         new.with_name(new.name + suffix).unlink(missing_ok=True)
+    # Made by us for its mode, which SQLite gives to the files beside it too.
+    os.close(private.opener(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     try:
-        connection = connect(new, "rwc", durable=True)
+        connection = connect(new, "rw", durable=True)
         try:
             connection.execute("PRAGMA page_size=4096")
             connection.execute(f"PRAGMA application_id={form.application_id}")

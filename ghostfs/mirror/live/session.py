@@ -21,6 +21,7 @@ from typing import Self
 
 import structlog
 
+from ghostfs import private
 from ghostfs.errors import GhostError, IndexDamaged, SessionExists, SessionNotFound
 from ghostfs.index import DirtyLog, Index, set_aside
 from ghostfs.mirror.layout import SessionLayout
@@ -85,8 +86,7 @@ def create_session(layout: SessionLayout) -> None:
     Raises:
         SessionExists: there is one of that name.
     """
-    layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    layout.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make_directory(layout.staging)  # and the state folder above it
     with contextlib.suppress(FileExistsError), Index.create(layout.index_db):
         pass
     # The tree comes last: with it the session exists; what a killed call left before that is completed.

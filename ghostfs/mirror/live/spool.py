@@ -11,6 +11,8 @@ __all__ = ["Spool"]
 from collections import OrderedDict
 from pathlib import Path
 
+from ghostfs import private
+
 
 class Spool:
     """Blocks under the hex of their digests. Written by one thread of the owner, read by anyone."""
@@ -39,7 +41,8 @@ class Spool:
         path = self._path(digest)
         incoming = path.with_suffix(".new")
         try:
-            incoming.write_bytes(data)
+            with open(incoming, "wb", opener=private.opener) as file:
+                file.write(data)
             incoming.rename(path)
         except BaseException:
             incoming.unlink(missing_ok=True)
