@@ -4,11 +4,14 @@ from __future__ import annotations
 
 __all__ = ["session"]
 
-import shutil
+import secrets
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ghostfs import private
 from ghostfs.cli import options, output
 from ghostfs.cli.output import Column
 from ghostfs.errors import GhostError, SessionBusy, SessionNotFound
@@ -166,8 +169,9 @@ def _row(view: MirrorView) -> list[str]:
 
 def _remove(data: DataDir, layout: SessionLayout) -> None:
     """Under the owner lock. The rename is what removes: after it the session is gone, whole, even if
-    deleting the files is interrupted; the next removal then goes on with them."""
+    deleting the files is interrupted; a later removal then goes on with them."""
     from ghostfs.cli.overview import owner_of
+    from ghostfs.cli.removal import remove_tree
     from ghostfs.mirror.owner import OwnerLock
 
     if owner := owner_of(layout):
@@ -176,9 +180,22 @@ def _remove(data: DataDir, layout: SessionLayout) -> None:
         )
     with OwnerLock(layout.owner_lock, what=f"session {layout.name}"):
         removed = data.path / "removed"
-        removed.mkdir(exist_ok=True)
-        target = removed / layout.name
-        if target.exists():
-            shutil.rmtree(target)
+        private.make_directory(removed)
+        # A name that is free: what an interrupted removal left may be in the way.
+        target = removed / f"{layout.name}.{secrets.token_hex(8)}"
         layout.state.rename(target)
-    shutil.rmtree(removed)
+    with output.counting(f"removing {layout.name}") as progress:
+        remove_tree(target, progress)
+        _remove_leftovers(removed, progress)
+
+
+def _remove_leftovers(removed: Path, progress: Callable[[int], None]) -> None:
+    """What interrupted removals left. Trouble with it is no trouble of the session that was to go."""
+    from ghostfs.cli.removal import remove_tree
+
+    try:
+        for left in list(removed.iterdir()):
+            remove_tree(left, progress)
+        removed.rmdir()
+    except OSError as error:
+        click.echo(f"ghostfs: {removed} holds leftovers of an earlier removal: {error}", err=True)

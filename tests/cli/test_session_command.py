@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ghostfs.cli import main
+from ghostfs.cli.removal import remove_tree
 from ghostfs.errors import ExitCode
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.owner import OwnerLock
@@ -107,6 +108,49 @@ def test_what_an_interrupted_removal_left_goes_with_the_next(run: Run, tmp_path:
     (tmp_path / "data/removed/demo/tree/deep").mkdir(parents=True)
     run("session", "rm", "-y", "demo")
     assert not (tmp_path / "data/removed").exists()
+
+
+def test_a_tree_of_any_depth_is_removed_whatever_modes_it_has(run: Run, tmp_path: Path) -> None:
+    run("session", "create", "deep", "other")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    here = os.open(DataDir(tmp_path / "data").session("deep").tree, os.O_RDONLY)
+    for depth in range(3000):
+        os.symlink(outside, "link", dir_fd=here)
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        if depth % 100 == 0:
+            os.fchmod(here, 0o500)
+        os.close(here)
+        here = below
+    os.close(here)
+    run("session", "rm", "-y", "deep")
+    assert not (tmp_path / "data/removed").exists()
+    assert (outside / "file").exists()
+    run("session", "rm", "-y", "other")
+
+
+def test_leftovers_that_cannot_be_removed_do_not_matter(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("session", "create", "demo")
+    stuck = tmp_path / "data/removed/stuck"
+    stuck.parent.mkdir()
+    stuck.write_bytes(b"no folder")
+    assert run("session", "rm", "-y", "demo") == "removed demo\n"
+    assert not (tmp_path / "data/sessions/demo").exists()
+    assert list(stuck.parent.iterdir()) == [stuck]
+
+
+def test_removing_says_how_far_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(2100):
+        (folder / str(number)).touch()
+    told: list[int] = []
+    remove_tree(folder, told.append)
+    assert told == [1000, 2000]
 
 
 def test_a_damaged_index_is_shown_and_can_be_removed(run: Run, tmp_path: Path) -> None:
