@@ -17,7 +17,7 @@ from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.errors import InvalidCell
 from ghostfs.mirror.replica.batch import Want
 from ghostfs.mirror.replica.donors import Donors
-from ghostfs.mirror.replica.staging import Staging
+from ghostfs.mirror.replica.staging import ITS_OWN, Staging
 from ghostfs.mirror.syscalls import data_ranges, pread_exactly
 from ghostfs.model import Inode, InodeId
 
@@ -32,7 +32,8 @@ class Assembly:
     """The parts of one batch. Not thread-safe.
 
     `files` are the new versions to assemble. `inline` is content that was sent along; such files, and those
-    without data, are left to be written in one go when they are published.
+    without data, are left to be written in one go when they are published. `unmakeable` are files that this
+    disk refuses to hold, a size beyond its limit for example, and why.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Assembly:
         """
         self.reused = 0
         self.received = 0
+        self.unmakeable: dict[InodeId, OSError] = {}
         self._staging = staging
         self._donors = donors
         self._files = files
@@ -78,8 +80,15 @@ class Assembly:
                 if readers is not None and readers[0] == (inode, index):
                     yield self._want(inode, index)
         for inode in list(self._todo):
-            if inode in self._todo:
+            if inode not in self._todo:
+                continue
+            try:
                 yield from self._scan(inode)
+            except OSError as error:
+                if error.errno not in ITS_OWN:
+                    raise
+                self.unmakeable[inode] = error
+                self.drop(inode)
 
     def put(self, inode: InodeId, index: int, data: bytes | memoryview) -> None:
         """A block that was wanted; one that is not, or no longer, is ignored.

@@ -26,7 +26,7 @@ from ghostfs.mirror.replica.executor import Executor
 from ghostfs.mirror.replica.ground import Ground
 from ghostfs.mirror.replica.planlog import Objects, Outcome, PlanLog, PlanRecord
 from ghostfs.mirror.replica.reach import Reach
-from ghostfs.mirror.replica.staging import Staging
+from ghostfs.mirror.replica.staging import ITS_OWN, Staging, Unmakeable
 from ghostfs.mirror.replica.steps import (
     Create,
     Exchange,
@@ -88,6 +88,7 @@ class Publisher:
         """Carries out a new plan; durable when it returns.
 
         Raises:
+            Unmakeable: nothing was done; the plan is to be made again without those.
             OSError: before the tree was touched, or in the middle of the steps; `finish` tells which.
         """
         cells = {cell.id: cell for cell in outcome.inodes}
@@ -150,19 +151,30 @@ class Publisher:
         """Gives all staged objects their attributes; returns their inode numbers and their bytes."""
         new: dict[InodeId, int] = {}
         written = 0
+        refused: dict[InodeId, OSError] = {}
         for inode in staged:
             cell = cells[inode]
-            if cell.kind is Kind.FILE:
-                assert assembly is not None, "files are staged by an assembly"
-                new[inode] = self._complete_file(cell, assembly, sync=sync)
-                written += cell.size
-                continue
-            name = self._staging.make(cell)
-            if cell.kind is not Kind.DIRECTORY:
-                # Directories get theirs when they have been filled.
-                self._attributes.on_name(self._staging.new_fd, name, cell, fresh=True)
-            new[inode] = os.stat(name, dir_fd=self._staging.new_fd, follow_symlinks=False).st_ino
+            try:
+                if cell.kind is Kind.FILE:
+                    assert assembly is not None, "files are staged by an assembly"
+                    new[inode] = self._complete_file(cell, assembly, sync=sync)
+                    written += cell.size
+                else:
+                    new[inode] = self._make(cell)
+            except OSError as error:
+                if error.errno not in ITS_OWN:
+                    raise
+                refused[inode] = error
+        if refused:
+            raise Unmakeable(refused)
         return new, written
+
+    def _make(self, cell: Inode) -> int:
+        name = self._staging.make(cell)
+        if cell.kind is not Kind.DIRECTORY:
+            # Directories get theirs when they have been filled.
+            self._attributes.on_name(self._staging.new_fd, name, cell, fresh=True)
+        return os.stat(name, dir_fd=self._staging.new_fd, follow_symlinks=False).st_ino
 
     def _complete_file(self, cell: Inode, assembly: Assembly, *, sync: bool) -> int:
         whole = assembly.is_whole(cell.id)

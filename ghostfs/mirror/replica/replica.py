@@ -13,7 +13,7 @@ from __future__ import annotations
 
 __all__ = ["Replica", "ReplicaSettings"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,7 +35,7 @@ from ghostfs.mirror.replica.plan import plan
 from ghostfs.mirror.replica.publish import Done, Publisher
 from ghostfs.mirror.replica.reach import Reach
 from ghostfs.mirror.replica.root import Root, open_index
-from ghostfs.mirror.replica.staging import Staging
+from ghostfs.mirror.replica.staging import Staging, Unmakeable
 from ghostfs.mirror.replica.sweep import sweep
 from ghostfs.model import InodeId, Kind
 
@@ -212,22 +212,30 @@ class Replica:
             OSError: the disk is full or failing.
         """
         taken, assembly = self._now
+        self._leave_out(assembly.unmakeable, taken)
         complete = assembly.complete()
         if not complete >= taken.files.keys():
             raise ValueError("a batch is published when nothing is missing")
         self._root.check(self._index)
         self._donors.close()
         others = self._make_special(taken)
-        staged = (complete & taken.files.keys()) | others
-        planned = plan(
-            IndexTree(self._index),
-            taken.changes,
-            staged=staged,
-            hold_removed=taken.batch.snapshot is not None,
-        )
-        outcome = intake.outcome(self._index, taken, planned, staged)
-        self._interrupted = True
-        done = self._publisher.publish(planned.steps, outcome, assembly)
+        while True:
+            staged = (complete & taken.files.keys()) | others
+            planned = plan(
+                IndexTree(self._index),
+                taken.changes,
+                staged=staged,
+                hold_removed=taken.batch.snapshot is not None,
+            )
+            outcome = intake.outcome(self._index, taken, planned, staged)
+            self._interrupted = True
+            try:
+                done = self._publisher.publish(planned.steps, outcome, assembly)
+                break
+            except Unmakeable as refused:
+                self._interrupted = False
+                self._leave_out(refused.why, taken)
+                others -= refused.why.keys()
         self._interrupted = False
         self.abandon()
         self._staging.clean(self._index.parked())
@@ -245,6 +253,12 @@ class Replica:
         if self._batch is None:
             raise ValueError("no batch was begun")
         return self._batch
+
+    def _leave_out(self, unmakeable: Mapping[InodeId, OSError], taken: Intake) -> None:
+        """What this disk refuses to hold waits for another version; the rest of the batch goes on."""
+        for inode, error in unmakeable.items():
+            taken.files.pop(inode, None)
+            log.warning("object_refused", inode=f"{inode:x}", error=error.strerror)
 
     def _make_special(self, taken: Intake) -> set[InodeId]:
         """The inodes of other kinds that can be made here; devices need a right for that."""

@@ -10,7 +10,7 @@ Before it is published it is sparse, readable by nobody else, and of the size th
 
 from __future__ import annotations
 
-__all__ = ["Staging", "staged_name"]
+__all__ = ["ITS_OWN", "Staging", "Unmakeable", "staged_name"]
 
 import errno
 import os
@@ -21,6 +21,19 @@ from ghostfs.model import Inode, InodeId, Kind
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PART = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o600
+
+ITS_OWN = frozenset(
+    {errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EPERM, errno.EOVERFLOW, errno.EOPNOTSUPP}
+)
+"""Errors that are about one object, not about the disk: trying again changes nothing, others are not concerned."""
+
+
+class Unmakeable(Exception):
+    """Some objects of a batch cannot be made here, with why; nothing of the tree has been touched."""
+
+    def __init__(self, why: dict[InodeId, OSError]) -> None:
+        super().__init__(f"{len(why)} objects cannot be made here")
+        self.why = why
 
 
 def staged_name(cell: Inode) -> bytes:
@@ -62,8 +75,12 @@ class Staging:
                 return fd, True
         fd = os.open(name, _PART | os.O_CREAT | os.O_EXCL, _PRIVATE, dir_fd=self.new_fd)
         self._note(name)
-        if cell.size:
-            os.ftruncate(fd, cell.size)
+        try:
+            if cell.size:
+                os.ftruncate(fd, cell.size)
+        except OSError:
+            os.close(fd)
+            raise
         return fd, False
 
     def open_again(self, cell: Inode) -> int:

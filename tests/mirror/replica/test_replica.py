@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -156,6 +157,41 @@ def test_superseded_new_file_appears_with_its_next_version(world: Any) -> None:
     world.hub.write(new, b"2")
     world.node.sync(world.hub)
     assert world.node.replica.parked() == set()
+    world.assert_equal()
+
+
+@pytest.mark.allows_log("object_refused")
+@pytest.mark.parametrize("inline", [0, BLOCK_SIZE])
+def test_what_the_disk_refuses_to_hold_waits_and_the_rest_arrives(
+    world: Any, monkeypatch: pytest.MonkeyPatch, logged: Any, inline: int
+) -> None:
+    def refuse(real: Any, code: int, unless: Any) -> Any:
+        def call(*args: Any, **how: Any) -> Any:
+            if unless(*args):
+                return real(*args, **how)
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    big = world.hub.file(ROOT, b"big", b"old")
+    world.node.sync(world.hub)
+    world.hub.write(big, b"x" * 5000)
+    link = world.hub.symlink(ROOT, b"link", b"refused")
+    d = world.hub.mkdir(ROOT, b"d")
+    world.hub.file(d, b"f", b"arrives")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuse(os.ftruncate, errno.EFBIG, lambda fd, size: size != 5000))
+        patch.setattr(os, "symlink", refuse(os.symlink, errno.ENAMETOOLONG, lambda *_: False))
+        published = world.node.sync(world.hub, inline=inline)
+    assert (world.node.tree / "d/f").read_bytes() == b"arrives"
+    assert (world.node.tree / "big").read_bytes() == b"old"
+    assert published.fingerprint is None
+    assert world.node.replica.parked() == {big, link}
+    assert len(logged.named("object_refused")) == 2
+    world.hub.write(big, b"fits")
+    world.hub.chmod(link, 0o755)
+    world.hub.chmod(link, 0o777)
+    world.node.sync(world.hub)
     world.assert_equal()
 
 
