@@ -8,7 +8,7 @@ and renamed, so that it is there as a whole or not at all. It is private to one 
 
 from __future__ import annotations
 
-__all__ = ["FORMAT", "Objects", "Outcome", "PlanLog", "PlanRecord"]
+__all__ = ["FORMAT", "JOURNAL", "Objects", "Outcome", "PlanLog", "PlanRecord"]
 
 import json
 import os
@@ -22,7 +22,10 @@ from ghostfs.model import Cursor, Dirent, Epoch, Inode, InodeId, Kind, Replica, 
 
 FORMAT = 1
 
-_NAME = b"plan.journal"
+JOURNAL = "plan.journal"
+"""The plan's file name in the staging folder."""
+
+_NAME = JOURNAL.encode()
 _NEW = b"plan.journal.new"
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEPS: dict[str, type[Step]] = {

@@ -10,13 +10,15 @@ __all__ = ["Root", "open_index"]
 
 import json
 import os
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NoReturn
 
 import structlog
 
-from ghostfs.errors import NodeHalted
+from ghostfs.errors import IndexDamaged, NodeHalted
 from ghostfs.index import Index, set_aside
 from ghostfs.mirror.layout import SessionLayout
+from ghostfs.mirror.replica.planlog import JOURNAL
 from ghostfs.model import ROOT
 
 log = structlog.get_logger(__name__)
@@ -34,28 +36,57 @@ def open_index(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
         IndexTooNew, IndexDamaged: the index cannot be used.
     """
     if layout.index_db.exists():
-        index = Index.open(layout.index_db, durable=True, holders=True)
         try:
-            if index.meta(_KEY) is None:
-                return index, Root.make(
-                    layout, index, adopt=adopt
-                )  # a crash came before the root was noted
-            reason = _strange(layout, index)
-            if reason is None:
-                return index, Root(layout, index)
-            _refuse(layout, reason, unless=adopt)
-        except BaseException:
-            index.close()
-            raise
-        index.close()
-        aside = set_aside(layout.index_db)
-        log.warning("root_adopted", root=str(layout.tree), reason=reason, old_index=str(aside))
+            return _open_known(layout, adopt=adopt)
+        except IndexDamaged as error:
+            # The files are our own copies: they are compared with the hub's again, and nothing is overwritten.
+            aside = set_aside(layout.index_db)
+            log.warning("index_damaged", root=str(layout.tree), error=str(error), kept=str(aside))
+            adopt = True
+        except _Adopted as adopted:
+            aside = set_aside(layout.index_db)
+            log.warning("root_adopted", root=str(layout.tree), reason=str(adopted), old_index=str(aside))
+    _set_plan_aside(layout)
     index = Index.create(layout.index_db, durable=True, holders=True)
     try:
         return index, Root.make(layout, index, adopt=adopt)
     except BaseException:
         index.close()
         raise
+
+
+class _Adopted(Exception):
+    """The root is not what the index was made for, and is to be taken as it is; the message says why."""
+
+
+def _open_known(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
+    index = Index.open(layout.index_db, durable=True, holders=True)
+    try:
+        index.check_pages()
+        if index.meta(_KEY) is None:
+            # A crash came before the root was noted.
+            return index, Root.make(layout, index, adopt=adopt)
+        reason = _strange(layout, index)
+        if reason is None:
+            return index, Root(layout, index)
+        _take_as_it_is(layout, reason, adopt=adopt)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _take_as_it_is(layout: SessionLayout, reason: str, *, adopt: bool) -> NoReturn:
+    _refuse(layout, reason, unless=adopt)
+    raise _Adopted(reason)
+
+
+def _set_plan_aside(layout: SessionLayout) -> None:
+    """A plan belongs to the index it was made from; what it was moving may be a user's, and is kept."""
+    if (layout.staging / JOURNAL).exists():
+        utc = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        aside = layout.staging.with_name(f"{layout.staging.name}.aside-{utc}-{os.getpid()}")
+        layout.staging.rename(aside)
+        log.warning("plan_set_aside", root=str(layout.tree), kept=str(aside))
 
 
 class Root:
