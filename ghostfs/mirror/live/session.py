@@ -235,6 +235,7 @@ def _open_recovered(
 ) -> tuple[Index, Recovery]:
     index = _open_index(layout)
     try:
+        index.check_pages()
         ending = _ending(index, layout)
         if rescan and ending is not Ending.NO_INDEX:
             ending = Ending.RESCAN
