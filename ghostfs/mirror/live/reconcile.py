@@ -97,6 +97,9 @@ class Reconciler:
         """Where directories are in this tree."""
         self._listed: set[InodeId] = set()
         self._compared: set[InodeId] = set()
+        self._touched: frozenset[InodeId] = frozenset()
+        """Inodes that were about to be changed. Times do not tell whether they were: before Linux 6.13 they
+        stand still for milliseconds, and a write may have come within the tick of the commit before it."""
         self._absent: list[Place] = []
         self._displaced: list[InodeId] = []
         """What the index has at places where something else is now."""
@@ -118,6 +121,7 @@ class Reconciler:
 
         `names` are in the order in which they were to be changed.
         """
+        self._touched = frozenset(inodes)
         for entry in names:
             place = entry.parent, entry.name
             hints = self._hinted.setdefault(place, [])
@@ -125,7 +129,7 @@ class Reconciler:
                 hints.append(entry.child)
         self._assign(ROOT, os.fstat(self._root_fd))
         with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
-            self._pool_hash(self._look_again(directories, list(inodes)))
+            self._pool_hash(self._look_again(directories, sorted(self._touched)))
         self._take_away()
         return self.findings
 
@@ -314,7 +318,9 @@ class Reconciler:
         old = self._index.inode_light(inode)
         backing = backing_of(st)
         kind = kind_of_mode(st.st_mode)
-        trusted = self._distrust is None or st.st_ctime_ns < self._distrust or kind is not Kind.FILE
+        trusted = kind is not Kind.FILE or (
+            inode not in self._touched and (self._distrust is None or st.st_ctime_ns < self._distrust)
+        )
         if old is not None and old.backing == backing and _same_attributes(old, st) and trusted:
             return
         try:
@@ -360,6 +366,11 @@ class Reconciler:
         self.findings.files_read += blocks.size > 0
         self.findings.bytes_read += blocks.size
         done = replace(cell, size=blocks.size, digest=digest, blocks=blocks.encode())
+        if old is not None and replace(done, blocks=b"") == replace(
+            old, attr_seq=done.attr_seq, content_seq=done.content_seq, origin=done.origin
+        ):
+            del self.findings.inodes[cell.id]
+            return
         self.findings.inodes[cell.id] = done
         if old is None or old.digest != digest:
             self.findings.content_of.add(cell.id)
