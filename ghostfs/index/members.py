@@ -6,7 +6,7 @@ acknowledgement waits for the disk.
 
 from __future__ import annotations
 
-__all__ = ["Members", "Membership", "Node"]
+__all__ = ["Lease", "Members", "Membership", "Node"]
 
 import secrets
 import sqlite3
@@ -52,16 +52,32 @@ CREATE TABLE membership (
 )
 
 
+_LEASE = """
+CREATE TABLE lease (
+  -- A first sync under way: what its member will need deltas from once it is through.
+  session TEXT NOT NULL,
+  node_id BLOB NOT NULL,
+  epoch INTEGER NOT NULL,        -- the snapshot's
+  seq INTEGER NOT NULL,          -- the snapshot's head
+  taken_ns INTEGER NOT NULL,     -- wall clock when serving it began, or went on
+  PRIMARY KEY (session, node_id)
+) WITHOUT ROWID"""
+
+
 def _first_tables(db: Any) -> None:
     for statement in _TABLES:
         db.execute(statement)
 
 
+def _lease_table(db: Any) -> None:
+    db.execute(_LEASE)
+
+
 MEMBERS_FORMAT = Format(
     what="hub database",
     application_id=0x47465348,  # "GFSH"
-    tables=frozenset({"hub", "node", "membership"}),
-    migrations=(_first_tables,),
+    tables=frozenset({"hub", "node", "membership", "lease"}),
+    migrations=(_first_tables, _lease_table),
 )
 
 
@@ -74,6 +90,14 @@ class Node:
     replica: Replica
     first_seen_ns: int
     last_seen_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A snapshot, of the state `cursor`, that a member is being served; `taken_ns` is a wall clock's."""
+
+    cursor: Cursor
+    taken_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +241,31 @@ class Members:
                 " WHERE session = ? AND node_id = ?",
                 (cursor.epoch, cursor.seq, fingerprint or None, now, session, node_id),
             )
+            self._execute("DELETE FROM lease WHERE session = ? AND node_id = ?", (session, node_id))
         finally:
             if not durable:
                 self._execute("PRAGMA synchronous=FULL")
+
+    @reports_damage
+    def lease(self, session: str, node_id: bytes, cursor: Cursor) -> None:
+        """Note that a node is being served a snapshot of that state. Ends with its next acknowledgement.
+
+        Not durable: what a power cut takes costs the node another snapshot.
+        """
+        self._execute("PRAGMA synchronous=NORMAL")
+        try:
+            self._execute(
+                "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
+                (session, node_id, cursor.epoch, cursor.seq, time.time_ns()),
+            )
+        finally:
+            self._execute("PRAGMA synchronous=FULL")
+
+    @reports_damage
+    def leases(self, session: str) -> list[Lease]:
+        """The first syncs of a session that are under way, or were given up."""
+        rows = self._execute("SELECT epoch, seq, taken_ns FROM lease WHERE session = ?", (session,))
+        return [Lease(Cursor(Epoch(epoch), Seq(seq)), taken) for epoch, seq, taken in rows]
 
     @reports_damage
     def membership(self, session: str, node_id: bytes) -> Membership | None:
@@ -259,6 +305,7 @@ class Members:
     @reports_damage
     def leave(self, session: str, node_id: bytes) -> bool:
         """End a membership; says whether there was one."""
+        self._execute("DELETE FROM lease WHERE session = ? AND node_id = ?", (session, node_id))
         rows = self._execute(
             "DELETE FROM membership WHERE session = ? AND node_id = ?", (session, node_id)
         ).rowcount
@@ -267,6 +314,7 @@ class Members:
     @reports_damage
     def remove_session(self, session: str) -> int:
         """End all memberships of a session that is no more; returns how many."""
+        self._execute("DELETE FROM lease WHERE session = ?", (session,))
         return self._execute("DELETE FROM membership WHERE session = ?", (session,)).rowcount
 
     @reports_damage
@@ -274,6 +322,7 @@ class Members:
         """Forget a node and its memberships; says whether it was known. Its replica number stays used."""
         self._execute("BEGIN IMMEDIATE")
         try:
+            self._execute("DELETE FROM lease WHERE node_id = ?", (node_id,))
             self._execute("DELETE FROM membership WHERE node_id = ?", (node_id,))
             rows = self._execute("DELETE FROM node WHERE node_id = ?", (node_id,)).rowcount
             self._execute("COMMIT")

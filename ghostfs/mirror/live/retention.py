@@ -2,7 +2,7 @@
 
 A tombstone tells members that follow by deltas that a name has gone. A member whose cursor is of another
 epoch, or which has not been heard of for the retention time, gets a snapshot when it comes back, and needs
-none. Without any member, nobody does.
+none. One that is being served a snapshot needs what is deleted meanwhile. Without any member, nobody does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import structlog
 
 from ghostfs.errors import GhostError
-from ghostfs.index import Index, Members, Membership, State
-from ghostfs.model import Seq
+from ghostfs.index import Index, Members, State
+from ghostfs.model import Cursor, Seq
 
 log = structlog.get_logger(__name__)
 
@@ -49,15 +49,10 @@ class Retention:
         except FileNotFoundError:
             return state.head
         with members:
-            listed = members.members(self.session)
-        return min(
-            (m.cursor.seq for m in listed if self._counts(m, state) and m.cursor), default=state.head
-        )
+            needed = [(m.cursor, m.acked_ns) for m in members.members(self.session)]
+            needed += [(lease.cursor, lease.taken_ns) for lease in members.leases(self.session)]
+        counted = (cursor.seq for cursor, at_ns in needed if cursor and self._counts(cursor, at_ns, state))
+        return min(counted, default=state.head)
 
-    def _counts(self, member: Membership, state: State) -> bool:
-        silent_ns = time.time_ns() - member.acked_ns
-        return (
-            member.cursor is not None
-            and member.cursor.epoch == state.epoch
-            and silent_ns < self.seconds * 1_000_000_000
-        )
+    def _counts(self, cursor: Cursor, heard_ns: int, state: State) -> bool:
+        return cursor.epoch == state.epoch and time.time_ns() - heard_ns < self.seconds * 1_000_000_000

@@ -52,6 +52,26 @@ def test_the_slowest_member_decides(tmp_path: Path, index: Index) -> None:
     assert len(index.delta_since(Seq(head - 4)).dirents) == 4
 
 
+def test_a_first_sync_under_way_counts_until_it_is_through(tmp_path: Path, index: Index) -> None:
+    path, node = tmp_path / "hub.db", b"n" * 16
+    head = index.head()
+    with Members.open(path) as members:
+        members.enrol(node, "new")
+        members.join("work", node)
+        members.lease("work", node, Cursor(Epoch(index.epoch), Seq(head - 4)))
+        assert Retention(path, "work", WEEK).collect(index) == 6
+        assert len(index.delta_since(Seq(head - 4)).dirents) == 4
+        members.acknowledge("work", node, Cursor(Epoch(index.epoch), head))
+        assert members.leases("work") == []
+    assert Retention(path, "work", WEEK).collect(index) == 4
+
+
+def test_a_first_sync_given_up_counts_for_the_retention_time(tmp_path: Path, index: Index) -> None:
+    with Members.open(tmp_path / "hub.db") as members:
+        members.lease("work", b"n" * 16, Cursor(Epoch(index.epoch), Seq(1)))
+    assert Retention(tmp_path / "hub.db", "work", 0.0).collect(index) == 10
+
+
 def test_a_member_of_another_epoch_needs_a_snapshot_anyway(tmp_path: Path, index: Index) -> None:
     member(tmp_path / "hub.db", "old", index, 1, epoch=index.epoch + 1)
     assert Retention(tmp_path / "hub.db", "work", WEEK).collect(index) == 10
