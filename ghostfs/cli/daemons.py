@@ -35,6 +35,8 @@ def hub(*, ready_fd: int | None, **common: Any) -> None:
     Serves every session of the data directory, mounted or not, also those made later. Stops on SIGTERM or
     Ctrl-C; nodes then wait and come back by themselves.
 
+    Until there is TLS, any user of this machine can reach the port, and read every session through it.
+
     \b
     Examples:
       ghostfs hub

@@ -13,6 +13,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from ghostfs import private
 from ghostfs.config import Settings
 from ghostfs.daemon.lifecycle import Daemon, finish
 from ghostfs.errors import ConfigError
@@ -40,7 +41,7 @@ def run(settings: Settings, *, ready_fd: int | None = None) -> None:
     """
     data = DataDir(settings.data_dir)
     listen = check_listen(settings.listen)
-    data.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make_directory(data.path)
     with OwnerLock(data.hub_lock, what=f"the data directory {data.path} (hub)").acquire():
         asyncio.run(_serve(settings, data, listen, ready_fd))
         finish(threads_done=_only_quick_threads())
@@ -50,6 +51,9 @@ async def _serve(settings: Settings, data: DataDir, listen: str, ready_fd: int |
     async with Daemon("hub", metrics_listen=settings.metrics_listen, ready_fd=ready_fd) as daemon:
         server = HubServer(data, hub_settings(settings))
         port = await server.start(listen)
+        log.info(
+            "port_open_to_local_users", listen=listen, reason="no TLS yet: every user here can connect"
+        )
         try:
             daemon.ready(listen=f"{listen.rpartition(':')[0]}:{port}", socket=data.hub_socket)
             await daemon.stopping.wait()
