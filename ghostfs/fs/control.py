@@ -125,7 +125,8 @@ class ControlServer:
                 case "status":
                     reply.status.CopyFrom(self._owner.status())
                 case "settle":
-                    await trio.to_thread.run_sync(self._owner.settle_blocking)
+                    # A mount that ends does not wait for commits that fail.
+                    await trio.to_thread.run_sync(self._owner.settle_blocking, abandon_on_cancel=True)
                 case "unmount":
                     await trio.to_thread.run_sync(self._owner.unmount_blocking)
                 case kind:

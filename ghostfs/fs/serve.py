@@ -257,9 +257,16 @@ class _Mount:
         return self._heads.latest
 
     def settle_blocking(self) -> None:
-        """Commits everything that is dirty now."""
+        """Commits everything that is dirty now.
+
+        Raises:
+            MountError: commits have failed for too long, or the mount has ended before one was made.
+        """
         self._flush_kernel()
-        self._owned.capture.drain()
+        capture = self._owned.capture
+        if not capture.drain(_DRAIN_TIMEOUT_S):
+            why = capture.trouble or "the mount has ended"
+            raise MountError(f"session {self._options.session} could not be settled: {why}")
 
     def unmount_blocking(self) -> None:
         """Takes the mount out of the tree; the kernel then ends the request loop.

@@ -92,7 +92,10 @@ class Capture:
         self._tidy = tidy
         self._tidy_at = float("-inf")
         self._stopping = threading.Event()
+        self._stopped = False
         self._drain_wanted: list[threading.Event] = []
+        self._abandoned: set[threading.Event] = set()
+        """Drains that will never succeed: the thread has ended."""
         self._drain_lock = threading.Lock()
         self._trouble: str | None = None
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
@@ -104,20 +107,28 @@ class Capture:
     def drain(self, timeout: float | None = None) -> bool:
         """Settles and commits everything that has changed so far, open files too.
 
-        Returns False if that did not succeed within `timeout` seconds (the disk may be full); what is
-        missing stays in dirty.log and in memory.
+        Returns False if that did not succeed within `timeout` seconds (the disk may be full), or before the
+        thread was stopped; what is missing stays in dirty.log and in memory.
         """
         done = threading.Event()
         with self._drain_lock:
+            if self._stopped:
+                return False
             self._drain_wanted.append(done)
         self._work.set()
-        return done.wait(timeout)
+        return done.wait(timeout) and done not in self._abandoned
 
     def stop(self) -> None:
-        """Ends the thread after the commit it is at; drain first."""
+        """Ends the thread after the commit it is at; drain first. Whoever still waits for a drain waits no more."""
         self._stopping.set()
         self._work.set()
         self._thread.join()
+        with self._drain_lock:
+            self._stopped = True
+            left, self._drain_wanted = self._drain_wanted, []
+            self._abandoned.update(left)
+        for done in left:
+            done.set()
 
     @property
     def trouble(self) -> str | None:
