@@ -30,7 +30,7 @@ import structlog
 from ghostfs.mirror.replica import conflict
 from ghostfs.mirror.replica.conflict import look
 from ghostfs.mirror.replica.ground import Ground
-from ghostfs.mirror.replica.staging import Staging, staged_name
+from ghostfs.mirror.replica.staging import ITS_OWN, Staging, staged_name
 from ghostfs.mirror.replica.steps import (
     Create,
     Exchange,
@@ -62,6 +62,8 @@ class Executor:
         self._steps = steps
         self._ground = ground
         self._staging = staging
+        self.impossible: set[int] = set()
+        self._refused: set[InodeId] = set()
 
     def run(self, between: Callable[[int], None]) -> None:
         """Does all the steps in order; calls `between` before each, with its number, and after the last.
@@ -77,16 +79,43 @@ class Executor:
                 ground.look_at_files()  # while every directory lets us in
                 looked = True
             try:
-                self._do(step)
-            except PermissionError:
-                # What the step has done already is not to be done again.
-                again, ground.again = ground.again, True
-                ground.open_up(step)
-                self._do(step)
-                ground.again = again
+                self._attempt(step)
+            except OSError as error:
+                if error.errno not in ITS_OWN:
+                    raise
+                self._give_up(number, step, error)
         between(len(self._steps))
         for directory in list(ground.strewn):
             ground.set_directory(directory)
+
+    def _attempt(self, step: Step) -> None:
+        ground = self._ground
+        if not isinstance(step, Exchange | SetAttributes) and (
+            step.at.parent in self._refused or (isinstance(step, Remove) and step.inode in self._refused)
+        ):
+            raise OSError(errno.EINVAL, "what it needs was refused")
+        try:
+            self._do(step)
+        except PermissionError:
+            # What the step has done already is not to be done again.
+            again, ground.again = ground.again, True
+            try:
+                ground.open_up(step)
+                self._do(step)
+            finally:
+                ground.again = again
+
+    def _give_up(self, number: int, step: Step, error: OSError) -> None:
+        """The step is impossible for its own object; the others go on, and the outcome is amended."""
+        ground = self._ground
+        self.impossible.add(number)
+        if isinstance(step, Create | Replace):
+            self._refused.add(step.inode)
+            ground.at.pop(step.inode, None)
+        elif isinstance(step, Move | MoveOver | Hold):
+            ground.note(step.inode, step.source)
+        inode = step.inode_a if isinstance(step, Exchange) else step.inode
+        log.warning("step_refused", step=type(step).__name__, inode=f"{inode:x}", error=error.strerror)
 
     def _is_about_directory(self, step: SetAttributes) -> bool:
         return step.at is None or self._ground.cell(step.inode).kind is Kind.DIRECTORY

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from ghostfs.index import Adopt, Index
+from ghostfs.mirror.replica.amend import amend
 from ghostfs.mirror.replica.assembly import Assembly
 from ghostfs.mirror.replica.attributes import Attributes
 from ghostfs.mirror.replica.batch import KeptChange
@@ -215,9 +216,13 @@ class Publisher:
             keeper=keeper,
             again=again,
         )
-        Executor(record.steps, ground, self._staging).run(self._between)
+        executor = Executor(record.steps, ground, self._staging)
+        executor.run(self._between)
         self._make_durable(record.steps)
-        self._commit(record.outcome, ground)
+        outcome = record.outcome
+        if executor.impossible:
+            outcome = amend(outcome, record.steps, executor.impossible, self._index)
+        self._commit(outcome, ground)
         self._log.clear()
         return tuple(keeper.kept)
 

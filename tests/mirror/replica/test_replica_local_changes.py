@@ -105,6 +105,56 @@ def test_a_file_that_is_read_is_replaced(world: Any, tree: Path) -> None:
         assert world.node.sync(world.hub).conflicts == ()
 
 
+@pytest.mark.allows_log("step_refused")
+@pytest.mark.parametrize("change", ["write", "rename", "remove"])
+def test_an_immutable_file_stops_no_other(world: Any, tree: Path, change: str, logged: Any) -> None:
+    subprocess.run(["chattr", "+i", tree / "d/f.txt"], check=True)
+    try:
+        match change:
+            case "write":
+                world.hub.write(world.f, b"newer from the hub")
+            case "rename":
+                world.hub.rename(world.d, b"f.txt", ROOT, b"moved")
+            case "remove":
+                world.hub.remove(world.d, b"f.txt")
+        world.hub.file(ROOT, b"unrelated", b"arrives")
+        world.node.sync(world.hub)
+        assert (tree / "unrelated").read_bytes() == b"arrives"
+        assert (tree / "d/f.txt").read_bytes() == b"from the hub"
+        assert logged.named("step_refused")
+    finally:
+        subprocess.run(["chattr", "-i", tree / "d/f.txt"], check=True)
+    if change == "remove":
+        (tree / "d/f.txt").unlink()
+        os.utime(tree / "d", ns=(0, world.hub.tree()[b"/d"].mtime_ns))
+    elif change == "write":
+        world.hub.write(world.f, b"newest from the hub")
+    else:
+        world.hub.file(ROOT, b"another", b"")
+    assert world.node.sync(world.hub).conflicts == ()
+    world.assert_equal()
+
+
+@pytest.mark.allows_log("step_refused", "owner_not_kept")
+def test_a_directory_that_takes_nothing_in(world: Any, tree: Path) -> None:
+    subprocess.run(["chattr", "+i", tree / "d"], check=True)
+    try:
+        new = world.hub.mkdir(world.d, b"new")
+        world.hub.file(new, b"below", b"1")
+        world.hub.rename(ROOT, b"big", new, b"big")
+        world.hub.file(ROOT, b"unrelated", b"arrives")
+        world.node.sync(world.hub)
+        assert (tree / "unrelated").read_bytes() == b"arrives"
+        assert (tree / "big").read_bytes() == BIG
+        world.node.close()
+    finally:
+        subprocess.run(["chattr", "-i", tree / "d"], check=True)
+    for batch in world.hub.chunks():
+        published = world.node.apply(world.hub, batch)
+    assert published.conflicts == ()
+    world.assert_equal()
+
+
 def test_a_touched_file_is_no_change(world: Any, tree: Path) -> None:
     (tree / "d/f.txt").touch()
     world.hub.write(world.f, b"newer from the hub")
