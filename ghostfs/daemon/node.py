@@ -17,6 +17,7 @@ from ghostfs import private
 from ghostfs.config import Settings
 from ghostfs.daemon.lifecycle import Daemon, finish
 from ghostfs.errors import ConfigError, NodeHalted
+from ghostfs.fs.mounts import mounted
 from ghostfs.mesh.fetcher import Replicating
 from ghostfs.mesh.follower import Follower, FollowerSettings
 from ghostfs.mesh.identity import node_identity
@@ -30,6 +31,16 @@ log = structlog.get_logger(__name__)
 
 _LEAVE_SECONDS = 1.2
 _MS = 1000
+
+
+def _check_root(root: Path) -> None:
+    """A copy inside a mounted session would be part of what is copied, without end."""
+    resolved = root.resolve()
+    for entry in mounted():
+        if entry.is_ours and (entry.path == resolved or entry.path in resolved.parents):
+            raise ConfigError(
+                f"--root {root} lies inside the mounted session at {entry.path}: name a directory outside it"
+            )
 
 
 def run(
@@ -57,6 +68,7 @@ def run(
         raise ConfigError("name at least one session to follow")
     data = DataDir(settings.data_dir)
     root = root.absolute()
+    _check_root(root)
     layouts = {session: data.replica(session, root) for session in sessions}
     private.make_directory(data.path)
     root.mkdir(parents=True, exist_ok=True)  # open to whom the umask says: the copies are for everybody

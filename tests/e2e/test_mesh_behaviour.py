@@ -6,13 +6,16 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from stack import Stack, differences, eventually
+from stack import GHOSTFS, Stack, differences, eventually
+
+from ghostfs.errors import ExitCode
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -130,3 +133,20 @@ def test_a_hub_made_anew_brings_its_nodes_along(stack: Stack) -> None:
     assert differences(mount, node.copy("work"), excluded=("/.skills",)) == ""
     assert (node.copy("work") / "file7").stat().st_ino == identity
     assert member(stack, "work", "n1")["bytes_sent"] < 300_000
+
+
+def test_a_node_keeps_no_copy_inside_a_mounted_session(stack: Stack) -> None:
+    mount = stack.mount("work")
+    (mount / "below").mkdir()
+    for root in (mount, mount / "below", mount / "below" / "new"):
+        done = subprocess.run(
+            [*GHOSTFS, "node", "--name", "n1", "--root", root, "work"],
+            env=stack.environment | {"GHOSTFS_DATA_DIR": str(stack.base / "n1")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == ExitCode.USAGE
+        assert "lies inside the mounted session" in done.stderr
+    assert sorted(path.name for path in mount.iterdir()) == [".skills", "below"]

@@ -6,7 +6,7 @@ a time limit, and a process that ends early fails the wait with its log.
 
 from __future__ import annotations
 
-__all__ = ["Node", "Process", "Stack", "differences", "eventually", "free_port"]
+__all__ = ["GHOSTFS", "Node", "Process", "Stack", "differences", "eventually", "free_port"]
 
 import os
 import signal
