@@ -29,7 +29,7 @@ from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.outgoing import Outgoing, Scope
 from ghostfs.mesh.roster import Attendance
 from ghostfs.mesh.snapshots import Snapshot, SnapshotStore
-from ghostfs.mesh.workers import Workers
+from ghostfs.mesh.workers import Workers, undisturbed
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.model import Cursor, Dirent, Epoch, Inode, Seq
 from ghostfs.v1 import mesh_pb2 as pb
@@ -187,23 +187,42 @@ class FollowStream:
             head=snapshot.frozen.state.head,
         )
         try:
-            # Whether content goes along is decided once: a node that has something may have most of it.
-            inline = not self._has_content
-            last = False
-            cursor = None
-            while not last:
-                outgoing = await self._workers.run_to_end(self._read_chunk, snapshot, position, inline)
-                chunk = outgoing.scope.snapshot
-                assert chunk is not None
-                position, last = chunk.position, chunk.last
-                cursor = await self._deliver(outgoing)
-                if cursor is None:
-                    return None
+            cursor = await self._chunks(snapshot, position)
+            if cursor is None:
+                return None
             state = snapshot.frozen.state
             self._source.watch.observe(Head(state.epoch, state.head), state.committed_ns)
             return cursor
         finally:
             await self._snapshots.release(snapshot)
+
+    async def _chunks(self, snapshot: Snapshot, position: int) -> Cursor | None:
+        """Send what is left of a snapshot. While the node applies a chunk, the next one is read, not sent."""
+        # Whether content goes along is decided once: a node that has something may have most of it.
+        inline = not self._has_content
+        ahead = self._start_chunk(snapshot, position, inline)
+        try:
+            while True:
+                outgoing = await asyncio.shield(ahead)
+                chunk = outgoing.scope.snapshot
+                assert chunk is not None
+                begun = await self._send(outgoing)
+                if not chunk.last:
+                    ahead = self._start_chunk(snapshot, chunk.position, inline)
+                cursor = await self._acknowledged(outgoing, begun)
+                if cursor is None or chunk.last:
+                    return cursor
+        finally:
+            # It uses the snapshot, which is about to be closed.
+            await undisturbed(self._drop(ahead))
+
+    async def _drop(self, ahead: asyncio.Task[Outgoing]) -> None:
+        await asyncio.wait([ahead])
+        if ahead.exception() is None:
+            await self._workers.run(ahead.result().close)
+
+    def _start_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> asyncio.Task[Outgoing]:
+        return asyncio.create_task(self._workers.run_to_end(self._read_chunk, snapshot, position, inline))
 
     def _is_near(self, frozen: Frozen) -> bool:
         """Whether what happened since a snapshot is little enough to follow it as a delta.
@@ -231,7 +250,13 @@ class FollowStream:
             snapshot_id=frozen.snapshot_id, position=chunk.position, first=position == 0, last=chunk.last
         )
         scope = Scope(state.epoch, 0, state.head, state.fingerprint, state.committed_ns, part)
-        return self._outgoing(scope, chunk.inodes, chunk.dirents, inline_above=0 if inline else None)
+        outgoing = self._outgoing(scope, chunk.inodes, chunk.dirents, inline_above=0 if inline else None)
+        try:
+            outgoing.read_ahead()
+        except BaseException:
+            outgoing.close()
+            raise
+        return outgoing
 
     def _outgoing(
         self, scope: Scope, inodes: Iterable[Inode], dirents: Iterable[Dirent], *, inline_above: int | None
@@ -249,8 +274,11 @@ class FollowStream:
 
     async def _deliver(self, outgoing: Outgoing) -> Cursor | None:
         """Send a batch and wait until it is durable on the node: its cursor, None when the node left."""
+        return await self._acknowledged(outgoing, await self._send(outgoing))
+
+    async def _send(self, outgoing: Outgoing) -> float:
+        """Send a batch, whose object is closed then; when that was begun."""
         begun = time.monotonic()
-        scope = outgoing.scope
         try:
             done = False
             while not done:
@@ -261,6 +289,11 @@ class FollowStream:
             await self._workers.run_to_end(outgoing.close)
         self._attendance.sent.add(outgoing.inline_bytes)
         metrics.BYTES_SENT.labels(self._source.name).inc(outgoing.inline_bytes)
+        return begun
+
+    async def _acknowledged(self, outgoing: Outgoing, begun: float) -> Cursor | None:
+        """Wait until a batch is durable on the node: its cursor, None when the node left."""
+        scope = outgoing.scope
         ack = await self._acknowledgement(scope)
         if ack is None:
             return None

@@ -10,7 +10,8 @@ from __future__ import annotations
 __all__ = ["Outgoing", "Scope"]
 
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -30,6 +31,9 @@ _EVENT_BYTES = 512 << 10
 below 2 MiB."""
 
 _TURN_BYTES = 1 << 20
+_TURNS_AHEAD = 4
+"""What is read while the node is busy with an earlier batch, and then waits for it in memory: about 4 MiB."""
+
 _PART_BYTES = 1 << 20
 """A longer block list travels in parts of this size."""
 
@@ -82,8 +86,9 @@ class Outgoing:
         self._inline_above = inline_above
         self._budget = _INLINE_BUDGET
         self._lock = threading.Lock()
-        self._begun = False
         self._ended = False
+        self._events = self._messages()
+        self._ready: deque[tuple[list[pb.FollowEvent], bool]] = deque()
         self._spool = SpooledTemporaryFile(max_size=_SPOOL_MEMORY, dir=str(spool_dir))  # noqa: SIM115 - closed by close
         try:
             self._fill(inodes, dirents)
@@ -95,32 +100,44 @@ class Outgoing:
     def turn(self) -> tuple[list[pb.FollowEvent], bool]:
         """The next messages, and whether they are the last."""
         with self._lock:
-            if self._spool.closed:
-                return [], True
-            events: list[pb.FollowEvent] = []
-            if not self._begun:
-                self._begun = True
-                events.append(self._begin())
-            size = 0
-            while size < _TURN_BYTES and not self._ended:
-                event = self._read_record()
-                if event is None:
-                    self._ended = True
-                    fingerprint = encode_fingerprint(self.scope.fingerprint)
-                    events.append(pb.FollowEvent(end=pb.End(fingerprint=fingerprint)))
-                    break
-                if event.HasField("cells"):
-                    size += self._enrich(event.cells, events)
-                else:
-                    events.append(event)
-                    size += len(event.block_list.data)
-            return events, self._ended
+            return self._ready.popleft() if self._ready else self._turn()
+
+    def read_ahead(self) -> None:
+        """Prepares the first turns, so many that a node which waits for them gets them at once."""
+        with self._lock:
+            while len(self._ready) < _TURNS_AHEAD and not self._ended:
+                self._ready.append(self._turn())
 
     def close(self) -> None:
         """Give everything back; waits for a `turn` under way."""
         with self._lock:
+            self._ended = True
+            self._ready.clear()
             self._spool.close()
             self._reader.close()
+
+    def _turn(self) -> tuple[list[pb.FollowEvent], bool]:
+        events: list[pb.FollowEvent] = []
+        size = 0
+        while size < _TURN_BYTES and not self._ended:
+            event, length = next(self._events, (None, 0))
+            if event is None:
+                self._ended = True
+            else:
+                events.append(event)
+                size += length
+        return events, self._ended
+
+    def _messages(self) -> Iterator[tuple[pb.FollowEvent, int]]:
+        """All messages of the batch in order, each with about its size."""
+        yield self._begin(), _INODE_OVERHEAD
+        while (event := self._read_record()) is not None:
+            if event.HasField("cells"):
+                yield from self._enriched(event.cells)
+            else:
+                yield event, len(event.block_list.data)
+        fingerprint = encode_fingerprint(self.scope.fingerprint)
+        yield pb.FollowEvent(end=pb.End(fingerprint=fingerprint)), _INODE_OVERHEAD
 
     def _begin(self) -> pb.FollowEvent:
         scope = self.scope
@@ -173,9 +190,8 @@ class Outgoing:
             return None
         return pb.FollowEvent.FromString(self._spool.read(int.from_bytes(prefix, "big")))
 
-    def _enrich(self, cells: pb.Cells, events: list[pb.FollowEvent]) -> int:
-        """Append the cells as messages, with content where it belongs; returns their size."""
-        total = 0
+    def _enriched(self, cells: pb.Cells) -> Iterator[tuple[pb.FollowEvent, int]]:
+        """The cells as messages, with content where it belongs, read only when its message is asked for."""
         message = pb.Cells()
         size = 0
         for cell in cells.inodes:
@@ -184,14 +200,12 @@ class Outgoing:
             message.inodes.append(cell)
             size += _INODE_OVERHEAD + len(cell.blocks) + len(cell.xattrs) + len(cell.inline.data)
             if size > _EVENT_BYTES:
-                events.append(pb.FollowEvent(cells=message))
-                total += size
+                yield pb.FollowEvent(cells=message), size
                 message, size = pb.Cells(), 0
         message.dirents.extend(cells.dirents)
         size += sum(_DIRENT_OVERHEAD + len(cell.name) for cell in cells.dirents)
         if message.inodes or message.dirents:
-            events.append(pb.FollowEvent(cells=message))
-        return total + size
+            yield pb.FollowEvent(cells=message), size
 
     def _goes_inline(self, cell: pb.InodeCell) -> bool:
         return (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "undisturbed"]
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,13 +30,24 @@ class Workers:
 
     async def run_to_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, but a cancelled caller leaves only after the call has ended."""
-        call = asyncio.ensure_future(self.run(function, *args, **kwargs))
-        try:
-            return await asyncio.shield(call)
-        except asyncio.CancelledError:
-            await asyncio.wait([call])
-            raise
+        return await undisturbed(self.run(function, *args, **kwargs))
 
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls, and drop those that have not begun."""
         self._pool.shutdown(wait=wait, cancel_futures=True)
+
+
+async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. A caller that is cancelled, be it more than once, leaves only after its end."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen, so that it is not reported as one that nobody looked at
+    raise cancelled
