@@ -1,6 +1,6 @@
 """When files settle, and what is put aside of those that never rest."""
 
-from __future__ import annotations
+from __future__ import os
 
 import time
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ghostfs import private
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.mirror.live.settle import SettleRule
 from ghostfs.mirror.live.spool import Spool
@@ -128,12 +129,13 @@ def test_a_block_that_cannot_be_put_aside_leaves_nothing(
 ) -> None:
     spool = Spool(tmp_path / "spool", 100)
 
-    def full(_self: Path, _data: bytes) -> None:
-        raise OSError(28, "full")
+    def full(path: str, flags: int) -> int:
+        os.close(os.open(path, flags, 0o600))
+        return os.open("/dev/full", os.O_WRONLY)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="full"):
+        patch.setattr(private, "opener", full)
+        with pytest.raises(OSError, match="No space"):
             spool.keep(b"\1" * 16, b"x")
     assert not list((tmp_path / "spool").iterdir())
     spool.keep(b"\1" * 16, b"x")
