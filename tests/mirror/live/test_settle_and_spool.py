@@ -1,7 +1,8 @@
 """When files settle, and what is put aside of those that never rest."""
 
-from __future__ import os
+from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
