@@ -5,6 +5,7 @@ holds that in CI (the rules, each with its reason, are in `pyproject.toml`).
 
     model, errors      the words as types; every exception a person can cause or mend
     names              which file, session and node names may exist
+    private            state that only its user may read
     config             settings: flags, then environment, then one file, then defaults
     logs, metrics      structured events; counters, and the endpoint that shows them
     content            blocks and hashing; pure
@@ -16,8 +17,8 @@ holds that in CI (the rules, each with its reason, are in `pyproject.toml`).
     cli                the command; the only reader of argv, the only printer
     v1                 code generated from `proto/ghostfs/v1/` by `sh proto/generate.sh`
 
-A mount is one process a session, and loads no gRPC. A hub and a node own no mount; they hand what came
-from afar to the owner of the mirror. `docs/architecture.md` says how they work together.
+A mount is one process a session, and loads no gRPC. A hub reads what mounts have committed; a node
+owns its copies itself, and mounts nothing. `docs/architecture.md` says how they work together.
 """
 
 __version__ = "0.1.0"

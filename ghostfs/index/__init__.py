@@ -8,6 +8,9 @@
     DirtyLog     what the owner has touched and not yet committed                                dirtylog
     Members      hub.db: the nodes, and how far each is                                          members
 
+Below them: the tables and their columns (schema), the hot statements (rows), where a block may be found
+(holders), and looking for damage (check).
+
 The only place with SQL. It knows `ghostfs.content` for decoding block lists, and nothing above itself;
 `docs/index-format.md` describes the files.
 """

@@ -9,6 +9,7 @@
     working     what the tree has and the index has not, logged before it happens
     settle      when a changed file settles; pure
     gather      from the working set to cells
+    cells       a stat result as an inode cell's values
     capture     the thread that commits, a group at a time
     spool       blocks of files that never rest, and which of them to keep: spooling
     reconcile   what an index must learn of a tree that nobody watched

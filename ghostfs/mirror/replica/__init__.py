@@ -11,7 +11,8 @@ indextree   the present tree, as the index knows it
 planlog     the plan on disk, so that a killed one is finished
 publish     complete, journal, carry out, commit
 executor    one step after the other, each safe to repeat (ground: what it stands on)
-reach       directories by inode id, also in the middle of a plan
+    amend       what becomes of a plan whose step is impossible
+    reach       directories by inode id, also in the middle of a plan
 attributes  modes, owners, times (ownership: whose files they become)
 conflict    what users changed is kept beside
 root        is the tree still the tree?
