@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import pyfuse3
 import structlog
@@ -54,6 +54,9 @@ _DRAIN_TIMEOUT_S = 120.0
 
 _READ_AHEAD_KIB = 1024
 """What the kernel reads ahead of a sequential reader; its default is 128. One request carries 1 MiB."""
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask the mount to end."""
 
 _METRICS: tuple[tuple[str, Literal["counter", "gauge"], str], ...] = (
     ("requests", "counter", "Requests that the kernel made"),
@@ -151,6 +154,8 @@ class _Mount:
         self._on_ready = on_ready
         self._started_ns = time.time_ns()
         self._detached = False
+        self._ending = False
+        self._signalled: list[int] = []
         overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other)
         self._operations = Operations(
             owned.mirror, overlay, xattrs=options.xattrs, writeback=options.writeback
@@ -166,11 +171,27 @@ class _Mount:
         }
         if self._options.allow_other:
             fuse_options.add("allow_other")
-        _mount(self._operations, self._mountpoint, fuse_options)
+        with self._signals_kept():
+            _mount(self._operations, self._mountpoint, fuse_options)
+            try:
+                trio.run(self._serve)
+            finally:
+                pyfuse3.close(unmount=not self._detached)
+
+    @contextlib.contextmanager
+    def _signals_kept(self) -> Iterator[None]:
+        """From before there is a mount until the loop listens, a signal is noted: the process would die of it
+        and leave the mount behind."""
+
+        def note(number: int, _frame: object) -> None:
+            self._signalled.append(number)
+
+        before = {number: signal.signal(number, note) for number in _ENDING}
         try:
-            trio.run(self._serve)
+            yield
         finally:
-            pyfuse3.close(unmount=not self._detached)
+            for number, action in before.items():
+                signal.signal(number, action)
 
     async def _serve(self) -> None:
         with Index.open(self._layout.index_db, readonly=True) as index:
@@ -184,15 +205,25 @@ class _Mount:
             nursery.cancel_scope.cancel()
 
     async def _await_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*_ENDING) as signals:
             task_status.started()
+            for number in self._signalled:
+                await self._end_on(number)
             async for number in signals:
-                log.info("signal_received", signal=signal.Signals(number).name)
-                await self._end()
+                await self._end_on(number)
+
+    async def _end_on(self, number: int) -> None:
+        log.info("signal_received", signal=signal.Signals(number).name)
+        await self._end()
 
     async def _announce(self) -> None:
         # From a thread: a request to our own mount must never come from the loop that would answer it.
-        await trio.to_thread.run_sync(self._prove_alive)
+        try:
+            await trio.to_thread.run_sync(self._prove_alive)
+        except (OSError, MountError):
+            if not self._ending:
+                raise
+            return  # it was asked to end before it had answered
         gc.collect()
         gc.freeze()
         try:
@@ -212,6 +243,7 @@ class _Mount:
 
     async def _end(self) -> None:
         """Leaves the tree of mounts, whoever still has files open, and stops serving."""
+        self._ending = True
         await trio.to_thread.run_sync(self._leave)
         pyfuse3.terminate()
 
