@@ -48,6 +48,7 @@ class Placement:
         self._renewed: set[Place] = set()
         self._leaving: dict[InodeId, list[Place]] = {}
         self._doomed: list[InodeId] = []
+        self._up: dict[InodeId, InodeId] = {}
 
     def run(self) -> None:
         """Emits all the steps, those that remove last."""
@@ -87,7 +88,9 @@ class Placement:
     # Directories: those above first, so that at its own turn none is above its new place.
 
     def _place_directory(self, inode: InodeId, place: Place) -> _Task:
-        yield from self._unfinished_above(place)
+        above = self._unfinished_above(place)
+        if above is not None:
+            yield above
         if self._settled(place) or not self._can_enter(inode, place):
             return
         obstacle = self.now.child(place)
@@ -103,25 +106,38 @@ class Placement:
             self.now.clear(source)
         self.now.put(place, inode)
 
-    def _unfinished_above(self, place: Place) -> list[Place]:
-        """The places of the directories above that must be placed yet, the highest first."""
-        found = []
+    def _unfinished_above(self, place: Place) -> Place | None:
+        """The place of the nearest directory above that must be placed yet; its task sees to those above it.
+
+        What is settled stays so, hence each level that was passed is passed only once in a plan: from then
+        on `_up` leads from it to the next one that was not settled.
+        """
+        passed = []
+        unfinished = None
         directory = place.parent
         while directory not in (ROOT, HELD):
             home = self._goal.home(directory)
             if home is not None and not self._settled(home):
-                found.append(home)
-            above = home or self.now.place(directory)
-            if above is None:
+                unfinished = home
                 break
-            directory = above.parent
-        return found[::-1]
+            passed.append(directory)
+            up = self._up.get(directory)
+            directory = self._parent(directory, home) if up is None else up
+        for below in passed:
+            self._up[below] = directory
+        return unfinished
+
+    def _parent(self, directory: InodeId, home: Place | None) -> InodeId:
+        above = home or self.now.place(directory)
+        return HELD if above is None else above.parent
 
     def _can_enter(self, inode: InodeId, place: Place) -> bool:
         """Whether a directory can be put at a place now; if not, what is under way must be done first."""
-        return self.now.exists(place.parent) and not (
-            self.now.exists(inode) and self.now.is_within(place.parent, inode)
-        )
+        if not self.now.exists(place.parent):
+            return False
+        source = self.now.place(inode)
+        stays = source is None or source.parent == place.parent
+        return stays or not self.now.is_within(place.parent, inode)
 
     # Everything else: names are taken over, never freed and taken.
 
@@ -281,7 +297,7 @@ class Placement:
                 self.now.clear(held)
 
     def _remove_directories(self) -> None:
-        for directory in sorted(self._doomed, key=self.now.depth, reverse=True):
+        for directory in self.now.deepest_first(self._doomed):
             place = self._place_of(directory)
             self._emit(RemoveDirectory(directory, place))
             self.now.clear(place)

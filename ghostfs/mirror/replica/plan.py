@@ -62,7 +62,8 @@ def plan(tree: TreeView, changes: Changes, *, staged: Set[InodeId], hold_removed
     - A directory is a descendant of `ROOT` or `HELD`: none is ever moved below itself.
 
     A directory that is renamed is one step, whatever it contains. The number of steps, and the work of
-    finding them, follows the changed cells (times their depth), not the tree.
+    finding them, follows the changed cells and the levels above them, not the tree; a level is looked at
+    once. (Only of a directory that goes to another parent, all levels above that are.)
 
     Raises:
         InvalidCell: the changes describe no tree.
@@ -119,7 +120,7 @@ def _attributes(
             directories.append(inode)
         else:
             yield SetAttributes(inode, now.place(inode))
-    for inode in sorted(directories, key=now.depth, reverse=True):
+    for inode in now.deepest_first(directories):
         yield SetAttributes(inode, now.place(inode))
 
 

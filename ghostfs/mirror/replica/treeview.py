@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Overlay", "TreeView"]
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ghostfs.mirror.replica.steps import Place
@@ -85,12 +85,20 @@ class Overlay:
             directory = place.parent
         return True
 
-    def depth(self, directory: InodeId) -> int:
-        """The number of directories above one, up to `ROOT` or `HELD`."""
-        depth = 0
-        while directory not in (ROOT, HELD) and (place := self.place(directory)) is not None:
-            directory, depth = place.parent, depth + 1
-        return depth
+    def deepest_first(self, directories: Iterable[InodeId]) -> list[InodeId]:
+        """The directories by the number of those above them, up to `ROOT` or `HELD`; each level is
+        looked at once, whatever they have in common."""
+        depths: dict[InodeId, int] = {ROOT: 0, HELD: 0}
+        chosen = list(directories)
+        for directory in chosen:
+            path = []
+            while directory not in depths:
+                path.append(directory)
+                place = self.place(directory)
+                directory = HELD if place is None else place.parent  # noqa: PLW2901 - the way up
+            first = depths[directory] + 1
+            depths.update((below, depth) for depth, below in enumerate(reversed(path), first))
+        return sorted(chosen, key=depths.__getitem__, reverse=True)
 
     def changed(self) -> dict[Place, InodeId | None]:
         """The places that hold something else than in the tree below."""
