@@ -19,6 +19,7 @@ from typing import Self
 
 import structlog
 
+from ghostfs import private
 from ghostfs.errors import InvalidCell
 from ghostfs.index import Index
 from ghostfs.mirror.layout import SessionLayout
@@ -112,7 +113,7 @@ class Replica:
             IndexTooNew, IndexDamaged: the index cannot be used.
             OSError: the folders cannot be made.
         """
-        layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_directory(layout.state)
         lock = OwnerLock(layout.owner_lock, what=f"the replica of session {layout.name!r}").acquire()
         index: Index | None = None
         root: Root | None = None

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import structlog
 
+from ghostfs import private
 from ghostfs.errors import IndexDamaged, NodeHalted
 from ghostfs.index import Index, set_aside
 from ghostfs.mirror.layout import SessionLayout
@@ -107,7 +108,9 @@ class Root:
         Raises:
             NodeHalted: it holds files, and `adopt` is not given.
         """
-        layout.tree.mkdir(parents=True, exist_ok=True)
+        # Above it the umask rules: copies are for everybody. Its own mode comes with the session's cells.
+        layout.tree.parent.mkdir(parents=True, exist_ok=True)
+        private.make_directory(layout.tree)
         holds_files = any(layout.tree.iterdir())
         if holds_files:
             _refuse(layout, "holds files before the first sync", unless=adopt)

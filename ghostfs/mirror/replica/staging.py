@@ -16,6 +16,7 @@ import errno
 import os
 from pathlib import Path
 
+from ghostfs import private
 from ghostfs.model import Inode, InodeId, Kind
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -52,11 +53,11 @@ class Staging:
         Raises:
             OSError: they cannot be made.
         """
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_directory(path)
         self.path = path
         self.fd = os.open(path, _DIRECTORY)
         for name in ("new", "held"):
-            (path / name).mkdir(mode=0o700, exist_ok=True)
+            private.make_directory(path / name)
         self.new_fd = os.open("new", _DIRECTORY, dir_fd=self.fd)
         self.held_fd = os.open("held", _DIRECTORY, dir_fd=self.fd)
         self._left: dict[InodeId, set[bytes]] = {}
