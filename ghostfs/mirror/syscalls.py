@@ -7,11 +7,13 @@ __all__ = [
     "RENAME_NOREPLACE",
     "boot_id",
     "data_ranges",
+    "knows_rename_flags",
     "pread_exactly",
     "renameat2",
     "syncfs",
 ]
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -37,6 +39,37 @@ def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int = 0) 
     if _renameat2(olddir, old, newdir, new, flags) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), old, None, new)
+
+
+def knows_rename_flags(directory: int) -> bool:
+    """Whether the filesystem of a directory does what both flags say: it is tried, with two empty files.
+
+    NFS and 9p do not. Where it cannot be tried (a full disk), the answer is yes: nothing speaks against it.
+    """
+    one, other = b"rename-probe-1", b"rename-probe-2"
+    try:
+        # The kernel answers by itself where names are taken, or missing: only what is possible tells.
+        for name in (one, other):
+            _unlink(directory, name)
+        _touch(directory, one)
+        renameat2(directory, one, directory, other, RENAME_NOREPLACE)
+        _touch(directory, one)
+        renameat2(directory, one, directory, other, RENAME_EXCHANGE)
+    except OSError as error:
+        return error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+    finally:
+        for name in (one, other):
+            _unlink(directory, name)
+    return True
+
+
+def _touch(directory: int, name: bytes) -> None:
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory))
+
+
+def _unlink(directory: int, name: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=directory)
 
 
 def syncfs(fd: int) -> None:

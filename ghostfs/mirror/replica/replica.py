@@ -109,7 +109,7 @@ class Replica:
         Raises:
             SessionBusy: another process owns it.
             NodeHalted: its directory has vanished, was emptied, is another one than before, or holds files
-                before the first sync.
+                before the first sync; or its filesystem is not fit for it.
             IndexTooNew, IndexDamaged: the index cannot be used.
             OSError: the folders cannot be made.
         """
@@ -121,7 +121,7 @@ class Replica:
         try:
             index, root = open_index(layout, adopt=adopt_root)
             staging = Staging(layout.staging)
-            root.check_filesystem(staging.fd)
+            root.check_filesystem(staging.new_fd)
             replica = cls(layout, lock, index, root, staging, settings, between)
             replica._finish()
         except BaseException:

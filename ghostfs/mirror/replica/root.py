@@ -18,6 +18,7 @@ import structlog
 from ghostfs import private
 from ghostfs.errors import IndexDamaged, NodeHalted
 from ghostfs.index import Index, set_aside
+from ghostfs.mirror import syscalls
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.replica.planlog import JOURNAL
 from ghostfs.model import ROOT
@@ -120,13 +121,24 @@ class Root:
         return cls(layout, index)
 
     def check_filesystem(self, staging: int) -> None:
-        """Raises:
-        NodeHalted: the tree and its staging are on two filesystems, so nothing can be renamed between them.
+        """To be done once, before anything is published out of `staging`, a folder that may be written to.
+
+        Without renames that never replace, and that exchange, a user's change could be overwritten unseen, or
+        a name be missing for a moment; so there is no second way for filesystems that lack them.
+
+        Raises:
+            NodeHalted: the tree and its staging are on two filesystems, so nothing can be renamed between
+                them; or on one that has no such renames.
         """
         if os.fstat(staging).st_dev != os.fstat(self.fd).st_dev:
             raise NodeHalted(
                 f"{self._layout.tree} and {self._layout.staging} are on two filesystems: "
                 "mount the filesystem above both"
+            )
+        if not syscalls.knows_rename_flags(staging):
+            raise NodeHalted(
+                f"{self._layout.tree} is on a filesystem that cannot rename without replacing, or exchange two "
+                "names (NFS, 9p): keep copies on ext4, xfs, btrfs or tmpfs"
             )
 
     def check(self, index: Index) -> None:
