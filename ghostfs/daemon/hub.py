@@ -19,7 +19,7 @@ from ghostfs.daemon.lifecycle import Daemon, finish
 from ghostfs.errors import ConfigError
 from ghostfs.mesh.follow import HubLimits
 from ghostfs.mesh.hubservice import HubService, HubSettings
-from ghostfs.mesh.transport import check_listen, server_options, unix_path
+from ghostfs.mesh.transport import check_free, check_listen, server_options, unix_path
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.owner import OwnerLock
 
@@ -43,6 +43,7 @@ def run(settings: Settings, *, ready_fd: int | None = None) -> None:
     listen = check_listen(settings.listen)
     private.make_directory(data.path)
     with OwnerLock(data.hub_lock, what=f"the data directory {data.path} (hub)").acquire():
+        check_free(listen)  # before anything is logged: whoever typed the command gets one line
         asyncio.run(_serve(settings, data, listen, ready_fd))
         finish(threads_done=_only_quick_threads())
 
@@ -50,11 +51,11 @@ def run(settings: Settings, *, ready_fd: int | None = None) -> None:
 async def _serve(settings: Settings, data: DataDir, listen: str, ready_fd: int | None) -> None:
     async with Daemon("hub", metrics_listen=settings.metrics_listen, ready_fd=ready_fd) as daemon:
         server = HubServer(data, hub_settings(settings))
-        port = await server.start(listen)
-        log.info(
-            "port_open_to_local_users", listen=listen, reason="no TLS yet: every user here can connect"
-        )
         try:
+            port = await server.start(listen)
+            log.info(
+                "port_open_to_local_users", listen=listen, reason="no TLS yet: every user here can connect"
+            )
             daemon.ready(listen=f"{listen.rpartition(':')[0]}:{port}", socket=data.hub_socket)
             await daemon.stopping.wait()
         finally:
@@ -80,7 +81,7 @@ class HubServer:
     def __init__(self, data: DataDir, settings: HubSettings) -> None:
         self._data = data
         self._service = HubService(data, settings)
-        self._server = grpc.aio.server(options=server_options())
+        self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._unix = unix_path(data.hub_socket)
 
@@ -88,16 +89,19 @@ class HubServer:
         """Listen on `listen` (as `check_listen` returns it) and on the data directory's Unix socket; the port.
 
         Raises:
-            ConfigError: the port is taken, or the socket cannot be made.
+            ConfigError: the port is taken, or the socket cannot be made. Call `stop` all the same.
         """
-        self._service.add_to(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        check_free(listen)
         await self._service.start()
-        port = self._bind(
-            listen, f"cannot listen on {listen}: is the port taken? Choose another with --listen"
-        )
-        self._bind_socket()
-        await self._server.start()
+        server = self._server = grpc.aio.server(options=server_options())
+        self._service.add_to(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            port = self._bind(server, listen, f"cannot listen on {listen}; choose another with --listen")
+            self._bind_socket(server)
+        finally:
+            # Also without its ports: gRPC crashes when a server that never ran is collected.
+            await server.start()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
@@ -105,18 +109,19 @@ class HubServer:
     async def stop(self) -> None:
         """End all calls, and take the socket away."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(_GRACE_SECONDS)
+        if self._server is not None:
+            await self._server.stop(_GRACE_SECONDS)
         await self._service.close()
         self._data.hub_socket.unlink(missing_ok=True)
         self._unix.close()
 
-    def _bind(self, target: str, trouble: str) -> int:
+    def _bind(self, server: grpc.aio.Server, target: str, trouble: str) -> int:
         try:
-            return int(self._server.add_insecure_port(target))
-        except RuntimeError as error:
-            raise ConfigError(f"{trouble} ({error})") from error
+            return int(server.add_insecure_port(target))
+        except RuntimeError:  # its text names no reason, and advises about gRPC's own log
+            raise ConfigError(trouble) from None
 
-    def _bind_socket(self) -> None:
+    def _bind_socket(self, server: grpc.aio.Server) -> None:
         """Only the hub's own user may connect: the mode is right from the start, by way of the umask."""
         path = self._data.hub_socket
         # The lock is ours, so a socket that is there belonged to a hub that was killed.
@@ -124,7 +129,7 @@ class HubServer:
             path.unlink()
         umask = os.umask(0o177)
         try:
-            self._bind(self._unix.target, f"cannot listen on {path}")
+            self._bind(server, self._unix.target, f"cannot listen on {path}")
         finally:
             os.umask(umask)
 

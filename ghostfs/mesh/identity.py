@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from ghostfs import private
 from ghostfs.errors import ConfigError
 
 NODE_ID_SIZE = 16
@@ -19,7 +20,7 @@ NODE_ID_SIZE = 16
 def node_identity(path: Path) -> bytes:
     """The id kept in the file `path`, which is made durably, mode 0600, if it is not there.
 
-    Two processes that make it at the same time end with the same id: the file appears whole, by link(2).
+    So are folders above it that are missing, mode 0700. Two processes that make it at the same time end with the same id: the file appears whole, by link(2).
 
     Raises:
         ConfigError: the file holds something else; the message says what to do.
@@ -28,7 +29,7 @@ def node_identity(path: Path) -> bytes:
         return _read(path)
     except FileNotFoundError:
         pass
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private.make_directory(path.parent)
     made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "MESSAGE_MAX",
+    "check_free",
     "check_listen",
     "client_options",
     "peer_error",
@@ -20,6 +21,7 @@ __all__ = [
 import errno
 import ipaddress
 import os
+import socket
 from pathlib import Path
 
 import grpc
@@ -99,6 +101,28 @@ def check_listen(address: str) -> str:
             "(127.0.0.1:7447 or [::1]:7447); reach it from another machine through an SSH tunnel"
         )
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+def check_free(listen: str) -> None:
+    """Find out whether an address, as `check_listen` returns it, can be listened on now, and why not.
+
+    gRPC would print text of its own, and hide the reason.
+
+    Raises:
+        ConfigError: it is taken, or cannot be had; one line that says what to do.
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as gRPC: old connections do not count
+            probe.bind((host, int(port)))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        hint = "end what listens there, or choose" if error.errno == errno.EADDRINUSE else "choose"
+        raise ConfigError(f"cannot listen on {listen}: {reason}; {hint} another with --listen") from None
 
 
 class UnixPath:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -135,6 +136,16 @@ def test_a_hub_is_asked_and_ends_cleanly(stack: Stack) -> None:
     assert second.stderr.splitlines()[-1].startswith("ghostfs: ")
     assert hub.stop() == 0
     assert status(stack)["hub"] is None
+
+
+def test_a_taken_port_is_one_line(stack: Stack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused = call(stack, "hub", "--listen", address)
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith(f"ghostfs: cannot listen on {address}: ")
+    assert "--listen" in refused.stderr
 
 
 def test_a_hub_that_was_killed_is_no_error(stack: Stack) -> None:

@@ -106,17 +106,46 @@ def test_a_data_directory_with_a_path_too_long_for_a_socket(tmp_path: Path, run:
     serve(data, run, scenario)
 
 
-def test_a_taken_port(data: DataDir, tmp_path: Path, run: Any) -> None:
+def test_a_taken_port(data: DataDir, tmp_path: Path, run: Any, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other").mkdir()
     other = HubServer
 
     async def scenario(target: str) -> None:
         server = other(DataDir(tmp_path / "other"), HubSettings(read_threads=1))
-        with pytest.raises(ConfigError, match="taken"):
+        with pytest.raises(ConfigError, match=f"^cannot listen on {target}: .* in use; .*--listen") as told:
             await server.start(target)
+        assert "grpc" not in str(told.value).lower()
         await server.stop()
 
     serve(data, run, scenario)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_address_that_is_not_here(data: DataDir, run: Any) -> None:
+    async def scenario() -> None:
+        server = HubServer(data, HubSettings(read_threads=1))
+        with pytest.raises(ConfigError, match=r"^cannot listen on \[::2\]:7447: "):
+            await server.start("[::2]:7447")
+        await server.stop()
+
+    run(scenario())
+
+
+def test_a_port_that_is_taken_at_the_last_moment(
+    data: DataDir, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ghostfs.daemon.hub.check_free", lambda _: None)
+
+    async def scenario() -> None:
+        server = HubServer(data, HubSettings(read_threads=1))
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            pytest.raises(ConfigError, match=r"^cannot listen on 127.0.0.1:\d+; .*--listen$"),
+        ):
+            await server.start(f"127.0.0.1:{taken.getsockname()[1]}")
+        await server.stop()
+
+    run(scenario())
 
 
 def test_health(data: DataDir, run: Any) -> None:
@@ -206,6 +235,7 @@ def test_an_identity_is_made_once(tmp_path: Path) -> None:
     assert node_identity(path) == first
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["node.id"]
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     path.write_text("garbage")
     with pytest.raises(ConfigError, match="node id"):
         node_identity(path)
