@@ -58,6 +58,10 @@ block_digest = xxh3_128_digest
 _ZERO_DIGEST = block_digest(_ZEROS)
 
 
+_FIRST_BLOCK_ONLY = bytes((0, 1))
+"""How the encoding of most files begins: no holes, one block."""
+
+
 def is_zero(digest: bytes, length: int) -> bool:
     """Whether `digest` is that of `length` zero bytes, `length` at most `BLOCK_SIZE`."""
     if length == BLOCK_SIZE:
@@ -102,6 +106,10 @@ class BlockList:
     def encode(self) -> bytes:
         """The canonical encoding; see the head of this module."""
         digests = self.digests
+        if not digests:
+            return b""
+        if len(digests) == 1 and 0 in digests:
+            return _FIRST_BLOCK_ONLY + digests[0]
         parts: list[bytes] = []
         run: list[bytes] = []
         first = expected = end = 0

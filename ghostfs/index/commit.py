@@ -28,21 +28,21 @@ class Commit(Transaction):
         self._replica = replica
 
     @checks_range
-    def put_inode(self, inode: Inode, *, attrs: bool, content: bool) -> Seq:
+    def put_inode(self, inode: Inode, *, attrs: bool, content: bool, fresh: bool = False) -> Seq:
         """Commit an inode: the halves that the caller vouches for and that differ get the next sequence.
 
         `attrs` covers mode, uid, gid, mtime_ns and xattrs; `content` covers kind, size, rdev, target,
         digest and blocks. A half that is not vouched for stays as it was committed, with its sequence.
         A new inode gets both halves in any case. The inode's own sequences are not looked at; `origin` is
         stored if anything changed. `backing`, if given, is always stored; without it, a change of content
-        makes the stored one unknown.
+        makes the stored one unknown. `fresh` says that the id is one that no commit has put before; it only
+        saves a look.
 
         Returns:
             The cell's sequence, new or old.
         """
-        row = self._execute(SQL.INODE_PROBE, (inode.id,)).fetchone()
+        row = None if fresh else self._execute(SQL.INODE_PROBE, (inode.id,)).fetchone()
         values = inode_values(inode)
-        self._touched.add(inode.id)
         if row is None:
             return self._insert(inode, values)
         attr_seq, content_seq, old_ino, old_ctime_ns, held = row[11:]
@@ -85,25 +85,30 @@ class Commit(Transaction):
         Returns:
             The cell's sequence, new or old; `NEVER` for a tombstone of a name that was never committed.
         """
-        row = self._execute(SQL.DIRENT_PROBE, (parent, name)).fetchone()
         by = self._replica if origin is None else origin
+        # Most names that come to mean something were never committed: the insert is tried before any look.
+        if (
+            inode is not None
+            and self._execute(SQL.TRY_DIRENT, (parent, name, inode, self._head + 1, by)).rowcount
+        ):
+            self._sum += dirent_term(parent, name, inode)
+            self._named.add(inode)
+            return self._next_seq()
+        row = self._execute(SQL.DIRENT_PROBE, (parent, name)).fetchone()
         if row is None:
-            if inode is None:
-                return NEVER
-            seq = self._next_seq()
-            self._execute(SQL.INSERT_DIRENT, (parent, name, inode, seq, by))
-        else:
-            old, old_seq = row
-            if old == inode:
-                return Seq(old_seq)
-            seq = self._next_seq()
-            self._execute(SQL.SET_DIRENT, (inode, seq, by, parent, name))
-            if old is not None:
-                self._sum -= dirent_term(parent, name, old)
-                self._touched.add(old)
+            return NEVER
+        old, old_seq = row
+        if old == inode:
+            return Seq(old_seq)
+        seq = self._next_seq()
+        self._execute(SQL.SET_DIRENT, (inode, seq, by, parent, name))
+        if old is not None:
+            self._sum -= dirent_term(parent, name, old)
+            self._named.discard(old)
+            self._touched.add(old)
         if inode is not None:
             self._sum += dirent_term(parent, name, inode)
-            self._touched.add(inode)
+            self._named.add(inode)
         return seq
 
     def new_epoch(self, epoch: Epoch | None = None) -> Epoch:
@@ -120,6 +125,7 @@ class Commit(Transaction):
         backing = inode.backing
         ino, ctime_ns = (None, None) if backing is None else (signed64(backing.ino), backing.ctime_ns)
         self._note_blocks(inode.id, inode.size, inode.blocks)
+        self._touched.add(inode.id)
         seq = self._next_seq()
         self._sum += inode_term(*values)  # type: ignore[arg-type]
         self._execute(

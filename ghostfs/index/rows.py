@@ -75,7 +75,10 @@ class SQL:
     CHILDREN = "SELECT name, inode FROM dirent WHERE parent = ? AND inode IS NOT NULL ORDER BY name"
     LINKS = "SELECT parent, name FROM dirent WHERE inode = ? ORDER BY parent, name"
     LINKED = "SELECT 1 FROM dirent WHERE inode = ? LIMIT 1"
-    INSERT_DIRENT = "INSERT INTO dirent (parent, name, inode, seq, origin, generation) VALUES (?,?,?,?,?,0)"
+    TRY_DIRENT = (
+        "INSERT INTO dirent (parent, name, inode, seq, origin, generation) VALUES (?,?,?,?,?,0)"
+        " ON CONFLICT (parent, name) DO NOTHING"
+    )
     SET_DIRENT = "UPDATE dirent SET inode = ?, seq = ?, origin = ? WHERE parent = ? AND name = ?"
     STORE_DIRENT = "REPLACE INTO dirent (parent, name, inode, seq, origin, generation) VALUES (?,?,?,?,?,?)"
     DELETE_DIRENT = "DELETE FROM dirent WHERE parent = ? AND name = ?"

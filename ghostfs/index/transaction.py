@@ -59,6 +59,9 @@ class Transaction:
         self._keep_holders = keep_holders
         self._path = path
         self._touched: set[int] = set()
+        """Inodes that may have no name: those that came, and those that lost one."""
+        self._named: set[int] = set()
+        """Inodes that were given a name here which they still have: no need to look for one."""
         self._epoch = 0
         self._head = 0
         self._sum = 0
@@ -149,7 +152,7 @@ class Transaction:
         execute: Callable[..., sqlite3.Cursor] = self._execute
         return [
             InodeId(id_)
-            for id_ in sorted(self._touched)
+            for id_ in sorted(self._touched - self._named)
             if id_ != ROOT
             and execute(SQL.LINKED, (id_,)).fetchone() is None
             and execute("SELECT 1 FROM inode WHERE id = ?", (id_,)).fetchone() is not None

@@ -266,21 +266,22 @@ class Capture:
             commit.drop_orphans()
 
     def _put(self, commit: Commit, sealed: Sealed) -> None:
-        record, st = sealed.record, sealed.st
-        cell = cell_of(record.id, st, target=sealed.target, xattrs=sealed.xattrs)
-        if record.kind is not Kind.FILE:
-            commit.put_inode(cell, attrs=True, content=False)
-        elif sealed.blocks is not None:
-            commit.put_inode(_with_content(cell, sealed.blocks), attrs=True, content=True)
-        elif not record.in_index:
-            commit.put_inode(_with_content(cell, EMPTY), attrs=True, content=True)
-        elif not record.content_dirty:
-            commit.put_inode(cell, attrs=True, content=False)
+        record = sealed.record
+        blocks = EMPTY if sealed.blocks is None and not record.in_index else sealed.blocks
+        is_file = record.kind is Kind.FILE
+        cell = cell_of(
+            record.id,
+            sealed.st,
+            target=sealed.target,
+            xattrs=sealed.xattrs,
+            blocks=blocks if is_file else None,
+            kind=record.kind,
+        )
+        if not is_file or (blocks is None and not record.content_dirty):
+            commit.put_inode(cell, attrs=True, content=False, fresh=not record.in_index)
+        elif blocks is not None:
+            commit.put_inode(cell, attrs=True, content=True, fresh=not record.in_index)
         elif (old := self._index.inode_light(record.id)) is not None:
             # The content that the index has is older than these times; whoever compares must see that.
             pending = replace(cell, mtime_ns=old.mtime_ns, backing=old.backing)
             commit.put_inode(pending, attrs=True, content=False)
-
-
-def _with_content(cell: Inode, blocks: BlockList) -> Inode:
-    return replace(cell, size=blocks.size, digest=blocks.digest(), blocks=blocks.encode())
