@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ghostfs.cli import options
+from ghostfs.cli import options, output
 
 
 @click.command()
@@ -65,17 +65,24 @@ def umount(directories: tuple[Path, ...], **common: Any) -> None:
     """Unmount a session, after all of it is safe.
 
     Everything written is hashed and committed first; the command returns when the mount's process has
-    ended. A directory whose mount was killed is freed.
+    ended, and says so if not all could be committed. A directory whose mount was killed is freed.
 
     \b
     Example:
       ghostfs umount ~/demo
     """
-    from ghostfs.fs import lifecycle
-
     options.load(**common)
     for directory in directories:
-        lifecycle.unmount(_absolute(directory))
+        _unmount(_absolute(directory))
+
+
+def _unmount(directory: Path) -> None:
+    from ghostfs.fs import lifecycle
+
+    with output.waiting() as show:
+        lifecycle.unmount(
+            directory, waiting=lambda status: show(f"{directory} is unmounted; {output.unsettled(status)}")
+        )
 
 
 def _absolute(directory: Path) -> Path:

@@ -12,17 +12,24 @@ __all__ = [
     "progress",
     "render_table",
     "size",
+    "unsettled",
+    "waiting",
 ]
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from ghostfs.v1.control_pb2 import OwnerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +138,33 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
 
     with Console(stderr=True).status(what) as line:
         yield lambda done: line.update(f"{what}: {done:,} entries")
+
+
+def unsettled(status: OwnerStatus) -> str:
+    """What a mount has not committed yet, and why not: `3 changes are not committed yet: the disk is full`."""
+    number = status.dirty_inodes  # 0 while a commit is tried
+    what = "1 change is" if number == 1 else f"{count(number) if number else 'some'} changes are"
+    return f"{what} not committed yet" + (f": {status.trouble}" if status.trouble else "")
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
+    """A callable (text) that shows on a terminal's standard error what is waited for, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    line: Status | None = None
+    with ExitStack() as shown:
+
+        def show(text: str) -> None:
+            nonlocal line
+            if line is None:
+                line = shown.enter_context(console.status(Text(text)))
+            else:
+                line.update(Text(text))
+
+        yield show

@@ -17,6 +17,8 @@ from ghostfs.errors import GhostError, PeerError
 from ghostfs.names import display
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ghostfs.mesh.status import HubStatus, MemberStatus
     from ghostfs.mirror.layout import DataDir, SessionLayout
     from ghostfs.v1.control_pb2 import ControlReply, ControlRequest, OwnerStatus
@@ -70,6 +72,7 @@ class MirrorView:
                 "requests": owner.requests,
                 "bytes_hashed": owner.bytes_hashed,
                 "bytes_reread": owner.bytes_reread,
+                "trouble": owner.trouble or None,
             },
             "nodes": [_member_json(member) for member in self.members],
         }
@@ -180,21 +183,38 @@ def owner_of(layout: SessionLayout) -> OwnerStatus | None:
     return reply.status if reply and reply.HasField("status") else None
 
 
-def settle(layout: SessionLayout) -> None:
-    """Have the mount of a session, if there is one, commit what was written up to now."""
+def settle(layout: SessionLayout, waiting: Callable[[OwnerStatus], None]) -> None:
+    """Have the mount of a session, if there is one, commit what was written up to now.
+
+    `waiting` is called each second until it has.
+
+    Raises:
+        PeerError: it could not, and why.
+    """
     from ghostfs.v1.control_pb2 import ControlRequest, Settle
 
-    _ask(layout, ControlRequest(settle=Settle()), timeout=None)
+    def look() -> None:
+        if status := owner_of(layout):
+            waiting(status)
+
+    reply = _ask(layout, ControlRequest(settle=Settle()), timeout=None, waiting=look)
+    if reply and reply.error:
+        raise PeerError(reply.error)
 
 
-def _ask(layout: SessionLayout, request: ControlRequest, timeout: float | None) -> ControlReply | None:
+def _ask(
+    layout: SessionLayout,
+    request: ControlRequest,
+    timeout: float | None,
+    waiting: Callable[[], None] | None = None,
+) -> ControlReply | None:
     if not layout.control_socket.exists():
         return None
     from ghostfs.mirror.control import ControlClient
 
     try:
         with ControlClient(layout.control_socket, timeout=timeout) as client:
-            return client.request(request)
+            return client.request(request, waiting=waiting)
     except (PeerError, OSError):
         return None  # nobody there: a socket that a killed mount has left
 

@@ -40,7 +40,8 @@ def verify(name: str, *, as_json: bool, **common: Any) -> None:
     settings = options.load(**common)
     data = options.data_dir(settings)
     layout = existing(data, name)
-    settle(layout)
+    with output.waiting() as show:
+        settle(layout, lambda status: show(f"session {name}: {output.unsettled(status)}"))
     with output.progress(f"verifying {name}", quiet=as_json) as progress:
         report = verify_mirror(layout, workers=settings.hash_workers, progress=progress)
     hub, hub_problem = hub_of(data)

@@ -80,12 +80,14 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
     layout = DataDir(options.data_dir).session(options.session)
     _prepare_process()
     owned = OwnedMirror.open(layout, options.mirror, members_db=DataDir(options.data_dir).hub_db)
+    patience = _DRAIN_TIMEOUT_S
     try:
         served = _Mount(options, owned, mountpoint, on_ready)
         with _metrics(options.metrics_listen, options.session, served.status):
-            served.run()
+            if not served.run():
+                patience = 0.0  # it has waited already
     finally:
-        clean = owned.close(timeout=_DRAIN_TIMEOUT_S)
+        clean = owned.close(timeout=patience)
     log.info("unmounted", session=options.session, mountpoint=str(mountpoint), clean=clean)
     if not clean:
         raise MountError(
@@ -155,14 +157,16 @@ class _Mount:
         self._started_ns = time.time_ns()
         self._detached = False
         self._ending = False
+        self._closed = False
+        self._patience = trio.CancelScope()
         self._signalled: list[int] = []
         overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other)
         self._operations = Operations(
             owned.mirror, overlay, xattrs=options.xattrs, writeback=options.writeback
         )
 
-    def run(self) -> None:
-        """Mounts, and serves until the mount has ended."""
+    def run(self) -> bool:
+        """Mounts, serves until the mount has ended, and commits what is left; whether that could be done."""
         install(self._options.poll_us)
         fuse_options = {
             f"fsname={source_name(self._options.session, self._layout.state)}",
@@ -174,9 +178,9 @@ class _Mount:
         with self._signals_kept():
             _mount(self._operations, self._mountpoint, fuse_options)
             try:
-                trio.run(self._serve)
+                return trio.run(self._serve)
             finally:
-                pyfuse3.close(unmount=not self._detached)
+                self._close()
 
     @contextlib.contextmanager
     def _signals_kept(self) -> Iterator[None]:
@@ -193,7 +197,7 @@ class _Mount:
             for number, action in before.items():
                 signal.signal(number, action)
 
-    async def _serve(self) -> None:
+    async def _serve(self) -> bool:
         with Index.open(self._layout.index_db, readonly=True) as index:
             self._heads = Heads(trio.lowlevel.current_trio_token(), index.state())
         self._owned.capture.listeners.append(self._heads.publish)
@@ -202,7 +206,21 @@ class _Mount:
             await nursery.start(self._await_signals)
             nursery.start_soon(self._announce)
             await pyfuse3.main(min_tasks=1, max_tasks=_TASKS)
+            self._close()
+            # The control socket tells meanwhile how it goes; a further signal ends the wait.
+            drained = False
+            with self._patience:
+                drained = await trio.to_thread.run_sync(
+                    self._owned.capture.drain, _DRAIN_TIMEOUT_S, abandon_on_cancel=True
+                )
             nursery.cancel_scope.cancel()
+        return drained
+
+    def _close(self) -> None:
+        """Whoever still has files open here gets errors from now on. Harmless when called again."""
+        if not self._closed:
+            self._closed = True
+            pyfuse3.close(unmount=not self._detached)
 
     async def _await_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(*_ENDING) as signals:
@@ -214,7 +232,10 @@ class _Mount:
 
     async def _end_on(self, number: int) -> None:
         log.info("signal_received", signal=signal.Signals(number).name)
-        await self._end()
+        if self._closed:
+            self._patience.cancel()
+        else:
+            await self._end()
 
     async def _announce(self) -> None:
         # From a thread: a request to our own mount must never come from the loop that would answer it.
@@ -245,7 +266,8 @@ class _Mount:
         """Leaves the tree of mounts, whoever still has files open, and stops serving."""
         self._ending = True
         await trio.to_thread.run_sync(self._leave)
-        pyfuse3.terminate()
+        if not self._closed:
+            pyfuse3.terminate()
 
     def _leave(self) -> None:
         self._flush_kernel()
@@ -282,6 +304,7 @@ class _Mount:
             requests=self._operations.requests,
             bytes_hashed=self._owned.capture.stats.bytes_hashed,
             bytes_reread=self._owned.capture.stats.bytes_reread,
+            trouble=self._owned.capture.trouble or "",
         )
 
     def state(self) -> State:
@@ -306,6 +329,8 @@ class _Mount:
         Raises:
             MountError: it is in use, and by whom as far as can be seen.
         """
+        if self._detached or self._closed:
+            return  # somebody else asked too; what is mounted there now is not ours
         try:
             detach(self._mountpoint, lazy=False)
         except OSError as error:

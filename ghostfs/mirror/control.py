@@ -9,9 +9,10 @@ from __future__ import annotations
 __all__ = ["MAX_MESSAGE", "PREFIX", "ControlClient", "frame"]
 
 import os
+import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,8 +58,10 @@ class ControlClient:
             self._socket.close()
             raise PeerError(f"no owner answers at {path}: {error.strerror or error}") from None
 
-    def request(self, request: pb.ControlRequest) -> pb.ControlReply:
-        """Sends one request and waits for the reply.
+    def request(
+        self, request: pb.ControlRequest, *, waiting: Callable[[], object] | None = None
+    ) -> pb.ControlReply:
+        """Sends one request and waits for the reply. `waiting` is called each second until it comes.
 
         Raises:
             PeerError: the owner ended, was too slow, or made no sense.
@@ -67,6 +70,8 @@ class ControlClient:
             self._socket.sendall(frame(request))
         except OSError as error:
             raise self._gone(error) from None
+        while waiting is not None and not select.select([self._socket], [], [], 1.0)[0]:
+            waiting()
         reply = self._reply()
         if reply is None:
             raise PeerError(f"the owner at {self._path} ended before it answered")

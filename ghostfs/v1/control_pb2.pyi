@@ -46,7 +46,7 @@ class ControlReply(_message.Message):
     def __init__(self, error: _Optional[str] = ..., epoch: _Optional[int] = ..., head: _Optional[int] = ..., status: _Optional[_Union[OwnerStatus, _Mapping]] = ...) -> None: ...
 
 class OwnerStatus(_message.Message):
-    __slots__ = ("pid", "mountpoint", "started_unix_ns", "dirty_inodes", "open_files", "requests", "bytes_hashed", "bytes_reread")
+    __slots__ = ("pid", "mountpoint", "started_unix_ns", "dirty_inodes", "open_files", "requests", "bytes_hashed", "bytes_reread", "trouble")
     PID_FIELD_NUMBER: _ClassVar[int]
     MOUNTPOINT_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class OwnerStatus(_message.Message):
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BYTES_HASHED_FIELD_NUMBER: _ClassVar[int]
     BYTES_REREAD_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
     pid: int
     mountpoint: str
     started_unix_ns: int
@@ -63,4 +64,5 @@ class OwnerStatus(_message.Message):
     requests: int
     bytes_hashed: int
     bytes_reread: int
-    def __init__(self, pid: _Optional[int] = ..., mountpoint: _Optional[str] = ..., started_unix_ns: _Optional[int] = ..., dirty_inodes: _Optional[int] = ..., open_files: _Optional[int] = ..., requests: _Optional[int] = ..., bytes_hashed: _Optional[int] = ..., bytes_reread: _Optional[int] = ...) -> None: ...
+    trouble: str
+    def __init__(self, pid: _Optional[int] = ..., mountpoint: _Optional[str] = ..., started_unix_ns: _Optional[int] = ..., dirty_inodes: _Optional[int] = ..., open_files: _Optional[int] = ..., requests: _Optional[int] = ..., bytes_hashed: _Optional[int] = ..., bytes_reread: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
