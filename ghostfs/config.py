@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     )
     ownership: Literal["auto", "preserve", "mapped", "ignore"] = Field(
         "auto",
-        description="Who owns the files of a node's copy: the same user and group as on the hub, those of map_uid and map_gid, or whoever runs the node; auto is preserve with the right to chown, else ignore.",
+        description="Who owns the files of a node's copy: the same user and group as on the hub, those of map_uid and map_gid, or whoever runs the node; auto is preserve with the right to chown, else ignore; only preserve itself keeps setuid programs and devices.",
     )
     map_uid: Annotated[int, Ge(0), Le(0xFFFF_FFFE)] | None = Field(
         None,

@@ -156,8 +156,9 @@ def make_every_kind(folder: Path) -> None:
 def test_a_day_of_work_arrives_whole_on_two_nodes(stack: Stack) -> None:
     stack.start_hub()
     mount = stack.mount("work")
-    stack.start_node("n1", "work")
-    stack.start_node("n2", "work")
+    everything = ("--ownership", "preserve")
+    stack.start_node("n1", "work", options=everything)
+    stack.start_node("n2", "work", options=everything)
     copy_library(mount / "library")
     use_git(mount / "library")
     build_with_make(mount / "build")

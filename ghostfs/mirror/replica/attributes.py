@@ -12,7 +12,7 @@ import os
 
 import structlog
 
-from ghostfs.mirror.replica.ownership import Owner
+from ghostfs.mirror.replica.ownership import UNPRIVILEGED, Owner
 from ghostfs.mirror.xattrs import PREFIX, decode_xattrs
 from ghostfs.model import Inode, Kind
 
@@ -46,7 +46,7 @@ class Attributes:
         if cell.xattrs:
             self._set_xattrs(fd, cell, fresh=True)
         self._chown(fd, cell)
-        os.fchmod(fd, cell.mode)
+        os.fchmod(fd, self._mode(cell))
         os.utime(fd, ns=(cell.mtime_ns, cell.mtime_ns))
 
     def on_name(self, directory: int, name: bytes, cell: Inode, *, fresh: bool = False) -> None:
@@ -74,8 +74,14 @@ class Attributes:
             self._set_xattrs(pinned, cell, fresh=fresh)
         self._chown(pinned, cell)
         if cell.kind is not Kind.SYMLINK:
-            os.chmod(pinned, cell.mode)
+            os.chmod(pinned, self._mode(cell))
         os.utime(pinned, ns=(cell.mtime_ns, cell.mtime_ns))
+
+    def _mode(self, cell: Inode) -> int:
+        mode = self._owner.mode(cell)
+        if mode != cell.mode:
+            self._say("setuid_not_kept", reason=UNPRIVILEGED)
+        return mode
 
     def _chown(self, where: int | str, cell: Inode) -> None:
         owner = self._owner.of(cell.uid, cell.gid)

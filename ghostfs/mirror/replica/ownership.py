@@ -1,10 +1,18 @@
-"""Who owns the files of a replica: as on the hub, one fixed user, or whoever the node runs as."""
+"""Who owns the files of a replica: as on the hub, one fixed user, or whoever the node runs as.
+
+And whether they may be *privileged*: programs that run as their owner or group (setuid, setgid), and device
+nodes. Whoever writes to a session would decide with them what every user of this machine may do, so they
+are kept only where the operator has asked for all to be as on the hub, by `preserve`. That a process happens
+to be able to (`auto`) is not a decision; and with `mapped` or `ignore` such a program would run as another
+user than on the hub.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Owner", "Ownership", "choose"]
+__all__ = ["UNPRIVILEGED", "Owner", "Ownership", "choose"]
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,19 +20,29 @@ import structlog
 
 from ghostfs.errors import ConfigError
 from ghostfs.mirror.privileges import may_chown
+from ghostfs.model import Inode, Kind
 
 log = structlog.get_logger(__name__)
 
+_RUNS_AS_ITS_OWNER = stat.S_ISUID | stat.S_ISGID
+
 Ownership = Literal["auto", "preserve", "mapped", "ignore"]
+
+UNPRIVILEGED = "only with ownership set to 'preserve'"
+"""Why something is not kept, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """`of` says whom a file is given to: None leaves it to whoever made it."""
+    """`of` says whom a file is given to: None leaves it to whoever made it.
+
+    `privileged`: whether setuid and setgid programs and devices are kept.
+    """
 
     policy: Literal["preserve", "mapped", "ignore"]
     uid: int = 0
     gid: int = 0
+    privileged: bool = False
 
     def of(self, uid: int, gid: int) -> tuple[int, int] | None:
         """The owner here of a file that `uid` and `gid` own on the hub."""
@@ -34,6 +52,14 @@ class Owner:
             return self.uid, self.gid
         return None
 
+    def mode(self, cell: Inode) -> int:
+        """The mode here of an object that has the cell's on the hub.
+
+        The bits of a directory stay: there they are about the group of what is made in it.
+        """
+        stripped = not self.privileged and cell.kind is not Kind.DIRECTORY
+        return cell.mode & ~_RUNS_AS_ITS_OWNER if stripped else cell.mode
+
 
 def choose(policy: Ownership, uid: int | None, gid: int | None, *, session: str) -> Owner:
     """The owner rule that is asked for, or that this process is able to keep; says which in the log.
@@ -42,6 +68,7 @@ def choose(policy: Ownership, uid: int | None, gid: int | None, *, session: str)
         ConfigError: an owner is asked for that this process may not give.
     """
     able = may_chown()
+    privileged = policy == "preserve"
     why = "set"
     if policy == "auto":
         policy = "preserve" if able else "ignore"
@@ -56,5 +83,5 @@ def choose(policy: Ownership, uid: int | None, gid: int | None, *, session: str)
             f"ownership {policy!r} gives files away, which needs CAP_CHOWN: "
             "run as root, or set ownership to 'ignore'"
         )
-    log.info("ownership_chosen", session=session, ownership=policy, because=why)
-    return Owner(policy, to_uid, to_gid) if policy == "mapped" else Owner(policy)
+    log.info("ownership_chosen", session=session, ownership=policy, because=why, privileged=privileged)
+    return Owner(policy, to_uid, to_gid) if policy == "mapped" else Owner(policy, privileged=privileged)

@@ -31,14 +31,14 @@ from ghostfs.mirror.replica.batch import Batch, KeptChange, Position, Published,
 from ghostfs.mirror.replica.donors import Donors
 from ghostfs.mirror.replica.indextree import IndexTree
 from ghostfs.mirror.replica.intake import Intake
-from ghostfs.mirror.replica.ownership import Ownership
+from ghostfs.mirror.replica.ownership import UNPRIVILEGED, Ownership
 from ghostfs.mirror.replica.plan import plan
 from ghostfs.mirror.replica.publish import Done, Publisher
 from ghostfs.mirror.replica.reach import Reach
 from ghostfs.mirror.replica.root import Root, open_index
 from ghostfs.mirror.replica.staging import Staging, Unmakeable
 from ghostfs.mirror.replica.sweep import sweep
-from ghostfs.model import InodeId, Kind
+from ghostfs.model import Inode, InodeId, Kind
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +77,7 @@ class Replica:
     ) -> None:
         """Use `open`."""
         owner = ownership.choose(settings.ownership, settings.uid, settings.gid, session=layout.name)
+        self._owner = owner
         self._lock = lock
         self._index = index
         self._root = root
@@ -89,6 +90,7 @@ class Replica:
         self._batch: tuple[Intake, Assembly] | None = None
         self._interrupted = False
         self._kept: list[KeptChange] = []
+        self._skipped: set[InodeId] = set()
         self.refused_cells = 0
 
     @classmethod
@@ -160,8 +162,8 @@ class Replica:
         return self._index.fingerprint()
 
     def parked(self) -> set[InodeId]:
-        """The inodes whose newest content could not be had."""
-        return self._index.parked()
+        """The inodes whose newest content could not be had, and may be had another time."""
+        return self._index.parked() - self._skipped
 
     def begin(self, batch: Batch) -> None:
         """Takes a batch in. Nothing of the tree changes before `publish`.
@@ -262,18 +264,27 @@ class Replica:
             log.warning("object_refused", inode=f"{inode:x}", error=error.strerror)
 
     def _make_special(self, taken: Intake) -> set[InodeId]:
-        """The inodes of other kinds that can be made here; devices need a right for that."""
+        """The inodes of other kinds that can and may be made here; devices need a right for that."""
         able = set()
         for cell in taken.others:
             if cell.kind in (Kind.CHAR, Kind.BLOCK):
-                try:
-                    self._staging.make(cell)
-                except PermissionError:
+                refused = self._refused_device(cell)
+                if refused is not None:
+                    self._skipped.add(cell.id)
                     if self._root.first_time("devices"):
-                        log.warning("devices_skipped", reason="making device files needs CAP_MKNOD")
+                        log.warning("devices_skipped", reason=refused)
                     continue
             able.add(cell.id)
         return able
+
+    def _refused_device(self, cell: Inode) -> str | None:
+        if not self._owner.privileged:
+            return UNPRIVILEGED
+        try:
+            self._staging.make(cell)
+        except PermissionError:
+            return "making device files needs CAP_MKNOD"
+        return None
 
     def _finish(self) -> None:
         """What a crash, or an error in the middle of a plan, has left."""

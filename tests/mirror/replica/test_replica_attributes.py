@@ -38,7 +38,7 @@ def give(hub: Any, inode: Any, uid: int, gid: int) -> None:
 )
 def test_owners(world: Any, logged: Any, settings: ReplicaSettings, owner: tuple[int, int]) -> None:
     d = world.hub.mkdir(ROOT, b"d")
-    ids = [d, world.hub.file(d, b"f", b"x", 0o4755), world.hub.symlink(d, b"l", b"nowhere")]
+    ids = [d, world.hub.file(d, b"f", b"x", 0o751), world.hub.symlink(d, b"l", b"nowhere")]
     for inode in ids:
         give(world.hub, inode, 1234, 2345)
     world.node.settings = settings
@@ -51,7 +51,7 @@ def test_owners(world: Any, logged: Any, settings: ReplicaSettings, owner: tuple
     world.node.sync(world.hub)
     st = os.lstat(world.node.tree / "d/f")
     assert (st.st_uid, st.st_gid) == ((77, 78) if owner == (1234, 2345) else owner)
-    assert stat.S_IMODE(st.st_mode) == 0o4755
+    assert stat.S_IMODE(st.st_mode) == 0o751
     assert len(logged.named("ownership_chosen")) == 1
 
 
@@ -87,7 +87,10 @@ def test_user_attributes(world: Any) -> None:
     world.assert_equal()
 
 
-def test_devices_where_they_are_permitted(world: Any) -> None:
+def test_devices_and_privileged_programs_where_they_are_permitted(world: Any) -> None:
+    world.node.settings = ReplicaSettings("n", "preserve")
+    f = world.hub.file(ROOT, b"f", b"x", 0o4755)
+    give(world.hub, f, 1234, 2345)
     world.hub.special(ROOT, b"null", Kind.CHAR, os.makedev(1, 3))
     world.node.sync(world.hub)
     assert os.stat(world.node.tree / "null").st_rdev == os.makedev(1, 3)
@@ -96,6 +99,7 @@ def test_devices_where_they_are_permitted(world: Any) -> None:
 
 @pytest.mark.allows_log("devices_skipped")
 def test_devices_where_they_are_not(world: Any, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
+    world.node.settings = ReplicaSettings("n", "preserve")
     real = os.mknod
 
     def mknod(path: bytes, mode: int, device: int, **where: Any) -> None:
@@ -117,6 +121,71 @@ def test_devices_where_they_are_not(world: Any, monkeypatch: pytest.MonkeyPatch,
     world.hub.remove(ROOT, b"zero")
     assert world.node.sync(world.hub).fingerprint == world.hub.index.fingerprint()
     world.assert_equal()
+
+
+UNASKED = [ReplicaSettings("n"), ReplicaSettings("n", "mapped", 11, 12), ReplicaSettings("n", "ignore")]
+"""All but the operator's own word that files from afar may be as privileged here as they are there."""
+
+
+@pytest.mark.allows_log("setuid_not_kept")
+@pytest.mark.parametrize("settings", UNASKED, ids=lambda settings: settings.ownership)
+def test_no_program_from_afar_runs_as_another_user(
+    world: Any, logged: Any, settings: ReplicaSettings
+) -> None:
+    world.node.settings = settings
+    d = world.hub.mkdir(ROOT, b"d", 0o3777)
+    small = world.hub.file(d, b"small", b"#!", 0o4755)
+    world.hub.file(d, b"big", os.urandom(300_000), 0o2755)
+    later = world.hub.file(d, b"later", b"#!", 0o755)
+    published = world.node.sync(world.hub)
+    world.hub.chmod(later, 0o6755)
+    world.hub.write(small, b"#! again")
+    published = world.node.sync(world.hub)
+    modes = {name: entry.mode for name, entry in world.node.read().items()}
+    assert [modes[b"/d/" + name] for name in (b"small", b"big", b"later")] == [0o755] * 3
+    assert modes[b"/d"] == 0o3777  # of a directory it is about groups, and who may delete
+    assert published.fingerprint == world.hub.index.fingerprint()
+    assert len(logged.named("setuid_not_kept")) == 1
+
+
+@pytest.mark.allows_log("setuid_not_kept")
+def test_a_mode_that_was_taken_in_before_loses_its_privileges_with_the_next_change(world: Any) -> None:
+    world.node.settings = ReplicaSettings("n", "preserve")
+    f = world.hub.file(ROOT, b"f", b"#!", 0o4755)
+    world.node.sync(world.hub)
+    world.assert_equal()
+    world.node.close()
+    world.node.settings = ReplicaSettings("n", "ignore")
+    world.hub.chmod(f, 0o4711)
+    world.node.sync(world.hub)
+    assert stat.S_IMODE((world.node.tree / "f").stat().st_mode) == 0o711
+
+
+@pytest.mark.allows_log("devices_skipped")
+@pytest.mark.parametrize("settings", UNASKED, ids=lambda settings: settings.ownership)
+def test_no_device_comes_from_afar(world: Any, logged: Any, settings: ReplicaSettings) -> None:
+    world.node.settings = settings
+    world.hub.special(ROOT, b"null", Kind.CHAR, os.makedev(1, 3))
+    world.hub.special(ROOT, b"disk", Kind.BLOCK, os.makedev(8, 0))
+    world.hub.special(ROOT, b"pipe", Kind.FIFO)
+    world.hub.file(ROOT, b"f", b"x")
+    assert world.node.sync(world.hub).fingerprint is None
+    assert sorted(os.listdir(world.node.tree)) == ["f", "pipe"]
+    (said,) = logged.named("devices_skipped")
+    assert "preserve" in said["reason"]
+
+
+@pytest.mark.allows_log("devices_skipped")
+def test_a_skipped_device_is_not_waited_for(world: Any) -> None:
+    """Nothing that the hub could send again would change it; what lacks content still is waited for."""
+    world.node.settings = ReplicaSettings("n", "ignore")
+    world.hub.special(ROOT, b"null", Kind.CHAR, os.makedev(1, 3))
+    world.node.sync(world.hub)
+    assert world.node.replica.parked() == set()
+    f = world.hub.file(ROOT, b"f", b"x")
+    cursor = world.node.replica.position().cursor
+    world.node.apply(world.hub, world.hub.delta(cursor.seq, inline=0), superseded=frozenset({f}))
+    assert world.node.replica.parked() == {f}
 
 
 @pytest.fixture
