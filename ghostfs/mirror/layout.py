@@ -32,6 +32,11 @@ class SessionLayout:
         return self.state / "dirty.log"
 
     @property
+    def lent_modes(self) -> Path:
+        """What has another mode for a moment, so that its owner can read it; there only meanwhile."""
+        return self.state / "modes.lent"
+
+    @property
     def owner_lock(self) -> Path:
         return self.state / "owner.lock"
 

@@ -12,7 +12,11 @@
     cells       a stat result as an inode cell's values
     capture     the thread that commits, a group at a time
     spool       blocks of files that never rest, and which of them to keep: spooling
-    reconcile   what an index must learn of a tree that nobody watched
+    reconcile   going through a tree that nobody watched, whole or by names; what is gone
+    recognition which inode each thing found in such a tree is
+    comparison  what has changed of an inode: attributes, and content where that must be read
+    findings    what an index must learn, and the transaction in which it does
+    rights      reading what modes forbid an owner who is not root
     verify      the whole tree against the index
     retention   how long deleted names are remembered
     hashing     files read and hashed by a pool of threads

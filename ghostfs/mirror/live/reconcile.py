@@ -1,67 +1,42 @@
-"""Comparing a tree with its index, and finding what the index must learn.
+"""Comparing a tree with its index, and finding what the index must learn: the two ways to go through a tree.
 
 Used where nobody watched the tree: after a kill (the names that dirty.log holds), after a power cut or a
-lost index (everything), and to verify. Content is read only where backing inode, change time or size
-are not what the index remembers. Nothing here writes: what was found is a `Findings`.
+lost index (everything), and to verify. Nothing here writes to the index: what was found is a `Findings`.
+What may not be looked at is never taken for gone: what the index says of it stands.
 """
 
 from __future__ import annotations
 
-__all__ = ["Findings", "Reconciler", "apply"]
+__all__ = ["Reconciler"]
 
 import contextlib
 import errno
 import itertools
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
-from ghostfs.content import EMPTY, BlockList
-from ghostfs.errors import Superseded
 from ghostfs.index import DirtyDirent, Index
-from ghostfs.mirror.live.cells import backing_of, cell_of, mtime_of
+from ghostfs.mirror.live.comparison import Comparison, ToHash
 from ghostfs.mirror.live.directories import Directories
-from ghostfs.mirror.live.hashing import HashPool, hash_file
-from ghostfs.mirror.xattrs import encode_xattrs
-from ghostfs.model import ROOT, Inode, InodeId, Kind, kind_of_mode
+from ghostfs.mirror.live.findings import Findings, Place
+from ghostfs.mirror.live.hashing import HashPool
+from ghostfs.mirror.live.recognition import Recognition
+from ghostfs.mirror.live.rights import Rights, path_of
+from ghostfs.model import ROOT, InodeId, Kind, kind_of_mode
 from ghostfs.names import is_reserved
 
 log = structlog.get_logger(__name__)
 
-_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+Result = TypeVar("Result")
+
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
 """What is said of something that was there a moment ago: a tree may be verified while it is in use."""
-
-Place = tuple[InodeId, bytes]
-
-
-@dataclass(slots=True)
-class Findings:
-    """What the index must learn, and what it cost to find out."""
-
-    names: dict[Place, InodeId | None] = field(default_factory=dict)
-    inodes: dict[InodeId, Inode] = field(default_factory=dict)
-    content_of: set[InodeId] = field(default_factory=set)
-    """Which of `inodes` have new content."""
-    looked_at: int = 0
-    files_read: int = 0
-    bytes_read: int = 0
-
-    @property
-    def empty(self) -> bool:
-        return not (self.names or self.inodes)
-
-
-@dataclass(frozen=True, slots=True)
-class _ToHash:
-    """A file whose content must be read: its cell so far, where it is, what the index has of it."""
-
-    cell: Inode
-    fd: int
-    old: Inode | None
 
 
 class Reconciler:
@@ -77,43 +52,36 @@ class Reconciler:
         xattrs: bool = False,
         progress: Callable[[int], None] | None = None,
         allocate: Callable[[int], Iterable[int]] | None = None,
+        rights: Rights | None = None,
     ) -> None:
         """`distrust_since_ns`: files changed since then are read even if they look unchanged, for after a
         power cut overwritten blocks may be lost though the times are not. `progress` gets bytes read.
-        `allocate` gives so many ids for what is new; the index's own if not given."""
+        `allocate` gives so many ids for what is new; the index's own if not given. `rights`: where to get
+        those that the modes of the tree do not give us; not given, nothing in the tree is changed."""
         self.findings = Findings()
         self._index = index
         self._root_fd = root_fd
-        self._pool = pool
-        self._distrust = distrust_since_ns
-        self._xattrs = xattrs
-        self._progress = progress
-        self._allocate = allocate or index.allocate_ids
-        self._assigned: dict[InodeId, int] = {}
-        """Which backing inode each id stands for, in this pass."""
-        self._by_backing: dict[int, InodeId] = {}
-        self._hinted: dict[Place, list[InodeId]] = {}
-        self._found_at: dict[InodeId, Place] = {}
-        """Where directories are in this tree."""
+        self._rights = rights
+        self._who = Recognition(index, allocate or index.allocate_ids)
+        self._comparison = Comparison(
+            index,
+            self.findings,
+            pool,
+            distrust_since_ns=distrust_since_ns,
+            xattrs=xattrs,
+            progress=progress,
+            rights=rights,
+        )
+        self._directories = Directories(root_fd, self._who.locate)
         self._listed: set[InodeId] = set()
-        self._compared: set[InodeId] = set()
-        self._touched: frozenset[InodeId] = frozenset()
-        """Inodes that were about to be changed. Times do not tell whether they were: before Linux 6.13 they
-        stand still for milliseconds, and a write may have come within the tick of the commit before it."""
         self._absent: list[Place] = []
         self._displaced: list[InodeId] = []
         """What the index has at places where something else is now."""
-        self._spare: list[int] = []
 
     def everything(self) -> Findings:
         """Compares the whole tree."""
-        self._assign(ROOT, os.fstat(self._root_fd))
-        with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
-            self._pool_hash(
-                itertools.chain(self._list(directories, ROOT), self._look_at_inode(directories, ROOT))
-            )
-        self._take_away()
-        return self.findings
+        self._who.assign(ROOT, os.fstat(self._root_fd))
+        return self._finish(itertools.chain(self._list(ROOT), self._look_at_inode(ROOT)))
 
     def named(self, names: Iterable[DirtyDirent], inodes: Iterable[InodeId]) -> Findings:
         """Compares only some names and inodes, the directories that hold those names, and all that is
@@ -121,21 +89,21 @@ class Reconciler:
 
         `names` are in the order in which they were to be changed.
         """
-        self._touched = frozenset(inodes)
-        for entry in names:
-            place = entry.parent, entry.name
-            hints = self._hinted.setdefault(place, [])
-            if entry.child is not None:
-                hints.append(entry.child)
-        self._assign(ROOT, os.fstat(self._root_fd))
-        with contextlib.closing(Directories(self._root_fd, self._locate)) as directories:
-            self._pool_hash(self._look_again(directories, sorted(self._touched)))
+        self._comparison.touched = touched = frozenset(inodes)
+        self._who.hint(names)
+        self._who.assign(ROOT, os.fstat(self._root_fd))
+        return self._finish(self._look_again(sorted(touched)))
+
+    def _finish(self, files: Iterable[ToHash]) -> Findings:
+        with contextlib.closing(self._directories):
+            self._comparison.hash_all(files)
         self._take_away()
+        self._leave_unreadable()
         return self.findings
 
     # --- the two ways to go through a tree --------------------------------------------------------------
 
-    def _list(self, directories: Directories, top: InodeId) -> Iterable[_ToHash]:
+    def _list(self, top: InodeId) -> Iterable[ToHash]:
         """Compares all that is in and below a directory."""
         pending = [top]
         while pending:
@@ -143,13 +111,17 @@ class Reconciler:
             if directory in self._listed:
                 continue
             self._listed.add(directory)
-            try:
-                fd = os.open(b".", _LOOK | os.O_DIRECTORY, dir_fd=directories.fd(directory))
-            except OSError as error:
-                if error.errno in _GONE:
+            with contextlib.ExitStack() as undo:
+                try:
+                    fd = self._permitted(undo, directory, self._open)
+                except PermissionError:
+                    self._unreadable(self._place_of(directory), None)
                     continue
-                raise
-            try:
+                except OSError as error:
+                    if error.errno in _GONE:
+                        continue
+                    raise
+                undo.callback(os.close, fd)
                 listed = dict(self._index.children(directory))
                 for name in map(os.fsencode, os.listdir(fd)):
                     place = directory, name
@@ -159,13 +131,12 @@ class Reconciler:
                     inode = self._found(place, st, known)
                     if kind_of_mode(st.st_mode) is Kind.DIRECTORY:
                         pending.append(inode)
-                    yield from self._compare(inode, fd, name, st)
+                    yield from self._compare(place, inode, fd, st)
                 self._absent.extend((directory, name) for name in listed)
-            finally:
-                os.close(fd)
 
-    def _look_again(self, directories: Directories, inodes: list[InodeId]) -> Iterable[_ToHash]:
-        pending = list(self._hinted)
+    def _look_again(self, inodes: list[InodeId]) -> Iterable[ToHash]:
+        hinted = self._who.hinted
+        pending = list(hinted)
         while pending:
             # Directories whose place is not known yet may be found in others: these names wait.
             waiting = []
@@ -173,125 +144,105 @@ class Reconciler:
                 if place[0] in self._listed:
                     continue
                 try:
-                    fd = directories.fd(place[0])
-                except OSError:
+                    yield from self._look_at(place)
+                except PermissionError:
+                    self._unreadable(place, None)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
                     waiting.append(place)
-                    continue
-                yield from self._look_at(directories, fd, place)
             if len(waiting) == len(pending):
                 self._absent.extend(waiting)
                 break
             pending = waiting
-        for inode in dict.fromkeys([*inodes, *(parent for parent, _ in self._hinted)]):
-            yield from self._look_at_inode(directories, inode)
+        for inode in dict.fromkeys([*inodes, *(parent for parent, _ in hinted)]):
+            yield from self._look_at_inode(inode)
 
-    def _look_at(self, directories: Directories, fd: int, place: Place) -> Iterable[_ToHash]:
-        st = _stat(place, fd)
-        if st is None:
-            self._absent.append(place)
-            return
-        inode = self._found(place, st, self._index.dirent(*place))
-        yield from self._compare(inode, fd, place[1], st)
-        if kind_of_mode(st.st_mode) is Kind.DIRECTORY and self._doubtful(place, inode):
-            yield from self._list(directories, inode)
+    def _look_at(self, place: Place) -> Iterable[ToHash]:
+        with contextlib.ExitStack() as undo:
+            fd, st = self._permitted(undo, place[0], partial(self._reach, place[1]))
+            if st is None:
+                self._absent.append(place)
+                return
+            inode = self._found(place, st, self._index.dirent(*place))
+            yield from self._compare(place, inode, fd, st)
+        if kind_of_mode(st.st_mode) is Kind.DIRECTORY and self._who.doubtful(place, inode):
+            yield from self._list(inode)
 
-    def _look_at_inode(self, directories: Directories, inode: InodeId) -> Iterable[_ToHash]:
+    def _look_at_inode(self, inode: InodeId) -> Iterable[ToHash]:
         """Compares an inode at the first of its places that dirty.log does not name."""
         if inode == ROOT:
-            yield from self._compare(ROOT, self._root_fd, b".", os.fstat(self._root_fd))
+            yield from self._compare((ROOT, b"."), ROOT, self._root_fd, os.fstat(self._root_fd))
             return
-        if inode in self._compared:
+        if inode in self._comparison:
             return
-        for parent, name in self._index.links(inode):
-            if (parent, name) in self._hinted:
+        for place in self._index.links(inode):
+            if place in self._who.hinted:
                 continue
-            try:
-                fd = directories.fd(parent)
-                st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError:
-                continue
-            self._assign(inode, st)
-            yield from self._compare(inode, fd, name, st)
-            return
+            with contextlib.ExitStack() as undo:
+                try:
+                    fd, st = self._permitted(undo, place[0], partial(self._reach, place[1]))
+                except PermissionError:
+                    self._unreadable(place, inode)
+                    return
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
+                    continue
+                if st is None:
+                    continue
+                self._who.assign(inode, st)
+                yield from self._compare(place, inode, fd, st)
+                return
+
+    # --- one place --------------------------------------------------------------------------------------
+
+    def _permitted(
+        self, undo: contextlib.ExitStack, directory: InodeId, act: Callable[[InodeId], Result]
+    ) -> Result:
+        """Does something in a directory, with the rights to, which are given back by `undo`."""
+        try:
+            return act(directory)
+        except PermissionError:
+            if self._rights is None:
+                raise
+            undo.enter_context(self._rights.way(self._directories, self._who.locate, directory))
+            return act(directory)
+
+    def _open(self, directory: InodeId) -> int:
+        return os.open(b".", _LIST, dir_fd=self._directories.fd(directory))
+
+    def _reach(self, name: bytes, directory: InodeId) -> tuple[int, os.stat_result | None]:
+        """A descriptor of the directory, and what is in it under the name."""
+        fd = self._directories.fd(directory)
+        return fd, _stat((directory, name), fd)
 
     def _found(self, place: Place, st: os.stat_result, known: InodeId | None) -> InodeId:
-        inode = self._identify(place, st, known)
+        inode = self._who.found_at(place, st, known)
         if inode != known:
             self.findings.names[place] = inode
             if known is not None:
                 self._displaced.append(known)
-        if kind_of_mode(st.st_mode) is Kind.DIRECTORY:
-            self._found_at[inode] = place
         return inode
 
-    def _doubtful(self, place: Place, directory: InodeId) -> bool:
-        """Whether a directory may hold what neither the index nor the names in the log tell of.
+    def _compare(self, place: Place, inode: InodeId, fd: int, st: os.stat_result) -> Iterable[ToHash]:
+        try:
+            yield from self._comparison.compare(inode, fd, place[1], st)
+        except PermissionError:
+            self._unreadable(place, inode)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
 
-        That is one which the index has not, and one which passes for the one that was here before though
-        the log speaks of a new one: backing inode numbers are used again.
-        """
-        return self._index.inode_light(directory) is None or any(
-            hint != directory and self._index.inode_light(hint) is None
-            for hint in self._hinted.get(place, ())
-        )
+    def _place_of(self, directory: InodeId) -> Place:
+        return (ROOT, b".") if directory == ROOT else self._who.locate(directory)
 
-    def _locate(self, directory: InodeId) -> Place:
-        """Where a directory was found, or where the index has it if the log does not name that place.
+    def _unreadable(self, place: Place, inode: InodeId | None) -> None:
+        self.findings.unreadable[place] = inode
+        if self._rights is not None:
+            log.warning("unreadable", path=path_of(self._who.locate, *place))
 
-        One that has moved is nowhere until its new place was looked at: the log names that too.
-        """
-        found = self._found_at.get(directory)
-        if found is not None:
-            return found
-        links = self._index.links(directory)
-        if len(links) == 1 and links[0] not in self._hinted:
-            return links[0]
-        raise FileNotFoundError(errno.ENOENT, f"directory {directory} is nowhere")
-
-    # --- who is who ------------------------------------------------------------------------------------
-
-    def _identify(self, place: Place, st: os.stat_result, known: InodeId | None) -> InodeId:
-        """Which inode this is: the one that was there, one that moved here, or a new one."""
-        same = self._by_backing.get(st.st_ino)
-        if same is not None and self._assigned[same] == st.st_ino:
-            return same
-        kind = kind_of_mode(st.st_mode)
-        row = self._index.inode_light(known) if known is not None else None
-        if known is not None and row is not None and _is(row, kind, st.st_ino) and self._free(known, st):
-            return self._assign(known, st)
-        hints = [
-            (hint, self._index.inode_light(hint))
-            for hint in reversed(self._hinted.get(place, []))
-            if self._free(hint, st)
-        ]
-        # First what the index has: a directory that keeps its id keeps what is in it.
-        for hint, hinted in hints:
-            if hinted is not None and _is(hinted, kind, st.st_ino):
-                return self._assign(hint, st)
-        for hint, hinted in hints:
-            if hinted is None:
-                return self._assign(hint, st)
-        for candidate in self._index.by_backing(st.st_ino):
-            if candidate.kind is kind and self._free(candidate.id, st):
-                return self._assign(candidate.id, st)
-        if known is not None and row is not None and row.kind is kind and self._free(known, st):
-            return self._assign(known, st)
-        return self._assign(self._new_id(), st)
-
-    def _free(self, inode: InodeId, st: os.stat_result) -> bool:
-        return self._assigned.get(inode, st.st_ino) == st.st_ino
-
-    def _assign(self, inode: InodeId, st: os.stat_result) -> InodeId:
-        self._assigned[inode] = st.st_ino
-        self._by_backing[st.st_ino] = inode
-        return inode
-
-    def _new_id(self) -> InodeId:
-        if not self._spare:
-            self._spare = list(reversed(list(self._allocate(1024))))
-        return InodeId(self._spare.pop())
-
-    # --- what has changed ------------------------------------------------------------------------------
+    # --- what is no longer there ------------------------------------------------------------------------
 
     def _take_away(self) -> None:
         """Names that the index has are gone, and with a directory everything that was in it. To be done when
@@ -299,7 +250,7 @@ class Reconciler:
         names = self.findings.names
         pending = self._absent
         for inode in self._displaced:
-            if inode not in self._assigned:
+            if inode not in self._who:
                 pending.extend((inode, below) for below, _ in self._index.children(inode))
         while pending:
             place = pending.pop()
@@ -307,73 +258,33 @@ class Reconciler:
             if child is None or place in names:
                 continue
             names[place] = None
-            if child not in self._assigned:
+            if child not in self._who:
                 pending.extend((child, below) for below, _ in self._index.children(child))
 
-    def _compare(self, inode: InodeId, fd: int, name: bytes, st: os.stat_result) -> Iterable[_ToHash]:
-        if inode in self._compared:
-            return
-        self._compared.add(inode)
-        self.findings.looked_at += 1
-        old = self._index.inode_light(inode)
-        backing = backing_of(st)
-        kind = kind_of_mode(st.st_mode)
-        trusted = kind is not Kind.FILE or (
-            inode not in self._touched and (self._distrust is None or st.st_ctime_ns < self._distrust)
-        )
-        if old is not None and old.backing == backing and _same_attributes(old, st) and trusted:
-            return
-        try:
-            cell = cell_of(
-                inode,
-                st,
-                target=os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b"",
-                xattrs=self._user_attributes(fd, name) if self._xattrs else b"",
-            )
-            opened = os.open(name, _LOOK, dir_fd=fd) if kind is Kind.FILE and st.st_size else -1
-        except OSError as error:
-            if error.errno in _GONE:
-                return
-            raise
-        self.findings.inodes[inode] = cell
-        if opened >= 0:
-            yield _ToHash(cell, opened, old)
-        elif kind is Kind.FILE:
-            self._content(cell, EMPTY, old)
-
-    def _user_attributes(self, fd: int, name: bytes) -> bytes:
-        path = b"/proc/self/fd/%d/%s" % (fd, name)
-        names = map(os.fsencode, os.listxattr(path, follow_symlinks=False))
-        return encode_xattrs({key: os.getxattr(path, key, follow_symlinks=False) for key in names})
-
-    def _pool_hash(self, files: Iterable[_ToHash]) -> None:
-        for item, blocks in self._pool.map(self._hash, files):
-            self._content(item.cell, blocks, item.old)
-
-    def _hash(self, item: _ToHash) -> tuple[_ToHash, BlockList]:
-        try:
-            while True:
-                size = os.fstat(item.fd).st_size
-                try:
-                    return item, hash_file(item.fd, size, self._progress)
-                except Superseded:
-                    continue
-        finally:
-            os.close(item.fd)
-
-    def _content(self, cell: Inode, blocks: BlockList, old: Inode | None) -> None:
-        digest = blocks.digest()
-        self.findings.files_read += blocks.size > 0
-        self.findings.bytes_read += blocks.size
-        done = replace(cell, size=blocks.size, digest=digest, blocks=blocks.encode())
-        if old is not None and replace(done, blocks=b"") == replace(
-            old, attr_seq=done.attr_seq, content_seq=done.content_seq, origin=done.origin
-        ):
-            del self.findings.inodes[cell.id]
-            return
-        self.findings.inodes[cell.id] = done
-        if old is None or old.digest != digest:
-            self.findings.content_of.add(cell.id)
+    def _leave_unreadable(self) -> None:
+        """What the index has of places that could not be looked at stands; what it never had stays out."""
+        names = self.findings.names
+        unborn = {
+            inode
+            for inode in self.findings.unreadable.values()
+            if inode is not None and self._index.inode_light(inode) is None
+        }
+        for place in [place for place, child in names.items() if child in unborn]:
+            del names[place]
+            if self._index.dirent(*place) is not None:
+                names[place] = None
+        # Directories are in one place only: one that was found elsewhere is not where nobody could look.
+        pending = list(self.findings.unreadable)
+        while pending:
+            place = pending.pop()
+            child = self._index.dirent(*place)
+            row = self._index.inode_light(child) if child is not None else None
+            if child is None or row is None or row.kind is not Kind.DIRECTORY or place in names:
+                continue
+            if child in self._who and self._who.locate(child) != place:
+                names[place] = None
+            else:
+                pending.extend((child, below) for below, _ in self._index.children(child))
 
 
 def _stat(place: Place, fd: int) -> os.stat_result | None:
@@ -387,28 +298,3 @@ def _stat(place: Place, fd: int) -> os.stat_result | None:
         if error.errno in _GONE:
             return None
         raise
-
-
-def _is(row: Inode, kind: Kind, ino: int) -> bool:
-    return row.kind is kind and row.backing is not None and row.backing.ino == ino
-
-
-def _same_attributes(row: Inode, st: os.stat_result) -> bool:
-    return (
-        row.mode == st.st_mode & 0o7777
-        and row.uid == st.st_uid
-        and row.gid == st.st_gid
-        and row.mtime_ns == mtime_of(st)
-        and (row.kind is not Kind.FILE or row.size == st.st_size)
-    )
-
-
-def apply(index: Index, findings: Findings) -> None:
-    """Commits what was found, in one transaction: followers never see half of it."""
-    with index.commit() as commit:
-        for cell in findings.inodes.values():
-            changed = cell.kind is not Kind.FILE or cell.id in findings.content_of
-            commit.put_inode(cell, attrs=True, content=changed)
-        for (parent, name), child in findings.names.items():
-            commit.put_dirent(parent, name, child)
-        commit.drop_orphans()

@@ -26,12 +26,14 @@ from ghostfs.errors import GhostError, IndexDamaged, SessionExists, SessionNotFo
 from ghostfs.index import DirtyLog, Index, set_aside
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.live.capture import Capture
+from ghostfs.mirror.live.findings import Findings, apply
 from ghostfs.mirror.live.gather import Gatherer
 from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.identities import Identities
 from ghostfs.mirror.live.mirror import Mirror
-from ghostfs.mirror.live.reconcile import Findings, Reconciler, apply
+from ghostfs.mirror.live.reconcile import Reconciler
 from ghostfs.mirror.live.retention import Retention
+from ghostfs.mirror.live.rights import Rights
 from ghostfs.mirror.live.settle import SettleRule
 from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.mirror.live.working import WorkingSet
@@ -167,11 +169,16 @@ class OwnedMirror:
             undo.callback(pool.close)
             root_fd = os.open(layout.tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             undo.callback(os.close, root_fd)
+            rights = Rights(layout.lent_modes, root_fd)
+            rights.put_back()
+            recovered = partial(
+                _open_recovered, layout, root_fd, pool, settings, rights, progress, rescan=rescan
+            )
             try:
-                index, recovery = _open_recovered(layout, root_fd, pool, settings, progress, rescan=rescan)
+                index, recovery = recovered()
             except IndexDamaged as error:
                 _set_aside(layout, error)
-                index, recovery = _open_recovered(layout, root_fd, pool, settings, progress, rescan=rescan)
+                index, recovery = recovered()
             undo.callback(index.close)
             _mark(layout, clean=False)
             owned = cls(layout, lock, index, pool, settings, recovery, root_fd, members_db)
@@ -229,6 +236,7 @@ def _open_recovered(
     root_fd: int,
     pool: HashPool,
     settings: MirrorSettings,
+    rights: Rights,
     progress: Callable[[int], None] | None,
     *,
     rescan: bool,
@@ -239,7 +247,7 @@ def _open_recovered(
         ending = _ending(index, layout)
         if rescan and ending is not Ending.NO_INDEX:
             ending = Ending.RESCAN
-        return index, _recover(index, layout, root_fd, pool, settings, ending, progress)
+        return index, _recover(index, layout, root_fd, pool, settings, rights, ending, progress)
     except BaseException:
         index.close()
         raise
@@ -283,6 +291,7 @@ def _recover(
     root_fd: int,
     pool: HashPool,
     settings: MirrorSettings,
+    rights: Rights,
     ending: Ending,
     progress: Callable[[int], None] | None,
 ) -> Recovery:
@@ -291,7 +300,13 @@ def _recover(
     started = time.monotonic()
     distrust = index.committed_ns() - _WRITEBACK_NS if ending is Ending.POWER_CUT else None
     reconciler = Reconciler(
-        index, root_fd, pool, distrust_since_ns=distrust, xattrs=settings.xattrs, progress=progress
+        index,
+        root_fd,
+        pool,
+        distrust_since_ns=distrust,
+        xattrs=settings.xattrs,
+        progress=progress,
+        rights=rights,
     )
     if ending is Ending.KILLED:
         entries = DirtyLog.entries(layout.dirty_log)

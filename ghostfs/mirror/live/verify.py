@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from ghostfs.errors import SessionNotFound
 from ghostfs.index import DirtyEntries, DirtyLog, Index
 from ghostfs.mirror.layout import SessionLayout
+from ghostfs.mirror.live.findings import Findings
 from ghostfs.mirror.live.hashing import HashPool
-from ghostfs.mirror.live.reconcile import Findings, Reconciler
+from ghostfs.mirror.live.reconcile import Reconciler
 from ghostfs.mirror.owner import is_held
 from ghostfs.model import ROOT, Epoch, Inode, InodeId, Kind, Seq
 from ghostfs.names import display
@@ -122,6 +123,8 @@ def _judge(index: Index, findings: Findings, since: Seq, dirty: DirtyEntries) ->
     places = {(entry.parent, entry.name) for entry in dirty.dirents}
     inodes = dirty.inodes | {entry.parent for entry in dirty.dirents}
     inodes_unborn: set[InodeId] = set()
+    for parent, name in findings.unreadable:
+        yield Problem(_path(index, parent, name), "may not be read by this user, and was not compared")
     for (parent, name), child in findings.names.items():
         cell = index.dirent_cell(parent, name) if parent > 0 else None
         if (cell is not None and cell.seq > since) or (parent, name) in places or parent in inodes_unborn:

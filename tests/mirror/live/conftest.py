@@ -30,14 +30,15 @@ RDWR = os.O_RDWR
 class Live:
     """A session and its mirror. Commits happen when a test says so, unless `threaded`."""
 
-    def __init__(self, home: Path, *, threaded: bool = False, **settings: Any) -> None:
+    def __init__(self, home: Path, *, threaded: bool = False, made: bool = False, **settings: Any) -> None:
         self.home = home
         self.layout: SessionLayout = DataDir(home).session("s")
         self.settings = MirrorSettings(**({"settle_quiet": 1000.0, "settle_max_age": 1000.0} | settings))
         self.threaded = threaded
         self._owned: OwnedMirror | None = None
         self._moments: dict[str, Callable[[], object]] = {}
-        create_session(self.layout)
+        if not made:
+            create_session(self.layout)
 
     # --- owning it -----------------------------------------------------------------------------------
 

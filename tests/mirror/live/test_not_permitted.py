@@ -1,0 +1,233 @@
+"""A mirror whose owner is not root: modes that forbid its owner something lose nothing and stop nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ghostfs.mirror.live.hashing import HashPool
+from ghostfs.mirror.live.verify import verify
+
+NOBODY = 65534
+
+
+class AsNobody:
+    """Runs something with one session in a process without rights, to which the session belongs."""
+
+    def __init__(self, home: Path, live_class: Callable[..., Any]) -> None:
+        self.tree = home / "sessions/s/tree"
+        self._home = home
+        self._live = live_class
+
+    def __call__(self, history: Callable[[Any], None], **settings: Any) -> None:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(reading)
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+                history(self._live(self._home, made=self.tree.is_dir(), **settings))
+            except BaseException:
+                os.write(writing, traceback.format_exc().encode()[-60_000:])
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            trouble = said.read()
+        os.waitpid(child, 0)
+        assert not trouble, trouble
+
+
+@pytest.fixture
+def as_nobody(live_class: Callable[..., Any]) -> Iterator[AsNobody]:
+    home = Path(tempfile.mkdtemp(prefix="ghostfs-test-"))
+    os.chown(home, NOBODY, NOBODY)
+    yield AsNobody(home, live_class)
+    shutil.rmtree(home)
+
+
+def change_in_a_directory_that_is_closed_then(live: Any) -> None:
+    live.mkdir("dir")
+    live.mkdir("dir/sub")
+    live.write("dir/sub/deep", b"deep")
+    live.write("dir/file", b"old content")
+    live.drain()
+    live.write("dir/file", b"new content")
+    live.write("dir/new", b"new")
+    live.mirror.setattr(live.id("dir"), mode=0)
+    live.kill()
+
+
+def test_what_may_not_be_looked_at_after_a_kill_is_not_taken_for_deleted(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        change_in_a_directory_that_is_closed_then(live)
+        live.open()
+        live.mirror.setattr(live.id("dir"), mode=0o755)
+        assert {b"/dir/file", b"/dir/sub/deep"} <= live.indexed().keys()
+        assert live.names("dir")[:1] == [b"file"]
+
+    as_nobody(history)
+
+
+def test_nor_what_is_deep_in_a_directory_that_is_closed(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        live.mkdir("shut")
+        live.mkdir("shut/sub")
+        live.write("shut/sub/deep", b"old")
+        live.drain()
+        live.write("shut/sub/deep", b"newer")
+        live.mirror.setattr(live.id("shut/sub"), mode=0o300)
+        live.mirror.setattr(live.id("shut"), mode=0)
+        live.kill()
+        live.open()
+        assert live.indexed()[b"/shut/sub/deep"][5] == 5
+        assert [live.indexed()[path][1] for path in (b"/shut", b"/shut/sub")] == [0, 0o300]
+        assert not live.layout.lent_modes.exists()
+
+    as_nobody(history)
+
+
+def test_a_name_that_is_there_no_more_is_gone_also_in_a_closed_directory(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        live.mkdir("shut")
+        live.write("shut/a", b"a")
+        live.write("b", b"b")
+        live.drain()
+        live.unlink("b")
+        live.rename("shut/a", "c")
+        live.mirror.setattr(live.id("shut"), mode=0)
+        live.kill()
+        live.open()
+        assert live.names() == [b"c", b"shut"]
+        live.mirror.setattr(live.id("shut"), mode=0o755)
+        assert live.names("shut") == []
+        live.settled()
+
+    as_nobody(history)
+
+
+@pytest.mark.parametrize("rescan", [False, True])
+@pytest.mark.parametrize("mode", [0, 0o200, 0o2070])
+def test_a_file_that_may_not_be_read_is_read_at_a_start(
+    as_nobody: AsNobody, mode: int, rescan: bool
+) -> None:
+    def history(live: Any) -> None:
+        live.write("old", b"old")
+        live.drain()
+        live.write("old", b"older now")
+        live.write("new", b"new")
+        for name in ("old", "new"):
+            live.mirror.setattr(live.id(name), mode=mode)
+        live.kill()
+        recovery = live.open(rescan=rescan).recovery
+        assert recovery.files_read == 2
+        found = live.indexed()
+        assert [found[name][1] for name in (b"/old", b"/new")] == [mode, mode]
+        assert [found[name][5] for name in (b"/old", b"/new")] == [9, 3]
+        live.close()
+        assert live.open(rescan=True).recovery.files_read == 0, "the change time is the one after all that"
+        for name in ("old", "new"):
+            live.mirror.setattr(live.id(name), mode=0o600)
+        live.settled()
+
+    as_nobody(history)
+
+
+def test_a_mode_that_a_killed_process_had_changed_is_put_back(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        live.mkdir("shut")
+        live.write("shut/file", b"new")
+        live.mirror.setattr(live.id("shut/file"), mode=0o200)
+        live.mirror.setattr(live.id("shut"), mode=0)
+        live.kill()
+        reading = os.fork()
+        if reading == 0:
+            HashPool.map = lambda *_: next(iter(_[2])) and os._exit(0)  # type: ignore[assignment, method-assign]
+            live.open()
+        os.waitpid(reading, 0)
+        assert (live.layout.tree / "shut").stat().st_mode & 0o777 == 0o500, "killed at the worst moment"
+        assert live.layout.lent_modes.exists()
+        live.open()
+        found = live.indexed()
+        assert (found[b"/shut"][1], found[b"/shut/file"][1]) == (0, 0o200)
+        assert not live.layout.lent_modes.exists()
+        assert (live.layout.tree / "shut").stat().st_mode & 0o777 == 0
+
+    as_nobody(history)
+
+
+@pytest.mark.parametrize(
+    "line", [b"garbage", b"1 0 500 \n", b"%d 0 500 6e6f6e65\n", b"1 0 500 2e2e\n", b"x y z w\n", b"\xff\n"]
+)
+@pytest.mark.allows_log("mode_not_put_back")
+def test_a_note_that_fits_nothing_changes_nothing(live: Any, line: bytes) -> None:
+    live.write("file", b"content")
+    live.drain()
+    live.kill()
+    live.layout.lent_modes.write_bytes(line)
+    live.open()
+    assert not live.layout.lent_modes.exists()
+    live.check()
+
+
+@pytest.mark.parametrize("rescan", [False, True])
+def test_what_is_not_ours_and_may_not_be_read_stops_no_start(
+    as_nobody: AsNobody, live_class: Any, rescan: bool
+) -> None:
+    """Its owner has made it somebody else's behind the mount, and then everything goes on but that."""
+
+    def before(live: Any) -> None:
+        live.mkdir("dir")
+        live.write("dir/inside", b"inside")
+        live.write("old", b"old")
+        live.drain()
+        live.write("dir/inside", b"changed")
+        live.write("old", b"changed")
+        live.write("new", b"new")
+        live.write("other", b"other")
+        live.kill()
+
+    def after(live: Any) -> None:
+        live.open(rescan=rescan)
+        found = live.indexed()
+        assert found.keys() == {b"", b"/dir", b"/dir/inside", b"/old", b"/other"}
+        assert found[b"/old"][5] == 3
+        assert found[b"/dir/inside"][5] == 6
+        live.write("dir2", b"")
+        live.drain()
+        live.close()
+
+    as_nobody(before)
+    for name in ("dir", "old", "new"):
+        os.chown(as_nobody.tree / name, 0, 0)
+        (as_nobody.tree / name).chmod(0o700)
+    as_nobody(after)
+
+
+def test_verify_says_what_it_may_not_read_and_changes_no_mode(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        live.mkdir("shut")
+        live.mkdir("shut/sub")
+        live.write("shut/sub/file", b"file")
+        live.write("file", b"file")
+        live.drain()
+        live.mirror.setattr(live.id("file"), mode=0)
+        live.mirror.setattr(live.id("shut/sub"), mode=0o100)
+        live.drain()
+        live.close()
+        before = os.stat(live.layout.tree / "shut/sub").st_ctime_ns
+        report = verify(live.layout, workers=1)
+        assert [problem.path for problem in report.problems] == ["file", "shut/sub"]
+        assert all("may not be read" in problem.what for problem in report.problems)
+        assert os.stat(live.layout.tree / "shut/sub").st_ctime_ns == before
+
+    as_nobody(history)
