@@ -29,6 +29,11 @@ _BUSY_TIMEOUT_MS = 10_000
 _CACHE_KIB = 8192
 _WAL_LIMIT = 64 << 20
 
+_WAL_PAGES = 16_384
+"""Pages of the write-ahead log (64 MiB) after which a commit carries them into the database by itself. That
+syncs, and on a journalling filesystem makes everybody wait who changes files: whoever commits a lot does it
+by `checkpoint` once nothing else goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -64,6 +69,7 @@ def connect(path: Path, mode: str, *, durable: bool = False) -> sqlite3.Connecti
         f"synchronous={'FULL' if durable else 'NORMAL'}",
         f"cache_size=-{_CACHE_KIB}",
         f"journal_size_limit={_WAL_LIMIT}",
+        f"wal_autocheckpoint={_WAL_PAGES}",
         "temp_store=MEMORY",
         "trusted_schema=OFF",
         "cell_size_check=ON",  # damage is noticed where it is, not where it leads

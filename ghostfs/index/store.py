@@ -337,6 +337,11 @@ class Index:
         freeze(self._path, path)
 
     @reports_damage
+    def checkpoint(self) -> None:
+        """Carry the write-ahead log into the database as far as readers allow; syncs, so choose the moment."""
+        self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    @reports_damage
     def recomputed_fingerprint(self) -> int:
         """The fingerprint from scratch, about 3 µs a cell: must equal `fingerprint()`."""
         return recompute_fingerprint(self._connection)

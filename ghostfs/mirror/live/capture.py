@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from ghostfs.content import EMPTY, BlockList
+from ghostfs.content import EMPTY
 from ghostfs.errors import GhostError, InvalidCell
 from ghostfs.index import Commit, Index, State
 from ghostfs.mirror.live.cells import cell_of
 from ghostfs.mirror.live.gather import Gathered, Gatherer, Sealed
 from ghostfs.mirror.live.identities import Identities
 from ghostfs.mirror.live.spooling import Spooler
-from ghostfs.model import Inode, Kind
+from ghostfs.model import Kind
 from ghostfs.names import display
 
 _RETRY_AFTER = 1.0
@@ -34,6 +34,10 @@ _BUSY_FACTOR = 8
 _LARGE = 128
 
 _TIDY_EVERY = 600.0
+
+_CHECKPOINT_AFTER = 2.0
+"""Seconds without a commit after which the index's write-ahead log is carried over: it syncs, which those
+who write would feel."""
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +95,7 @@ class Capture:
         self._interval = commit_interval
         self._tidy = tidy
         self._tidy_at = float("-inf")
+        self._checkpoint_at: float | None = None
         self._stopping = threading.Event()
         self._stopped = False
         self._drain_wanted: list[threading.Event] = []
@@ -155,15 +160,21 @@ class Capture:
     def _patience(self) -> float | None:
         """How long to wait for work, in seconds; None is until there is some."""
         due = self._gatherer.next_due()
-        if self._tidy is not None:
-            due = self._tidy_at if due is None else min(due, self._tidy_at)
-        return None if due is None else max(due - time.monotonic(), 0.0)
+        tidy_at = None if self._tidy is None else self._tidy_at
+        moments = [at for at in (due, tidy_at, self._checkpoint_at) if at is not None]
+        return max(min(moments) - time.monotonic(), 0.0) if moments else None
 
     def _keep_tidy(self) -> None:
         now = time.monotonic()
         if self._tidy is not None and now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY
             self._tidy()
+        if self._checkpoint_at is not None and now >= self._checkpoint_at:
+            self._checkpoint_at = None
+            try:
+                self._index.checkpoint()
+            except (OSError, GhostError) as error:
+                log.warning("checkpoint_failed", error=str(error))  # the next commit asks for another
 
     def _step(self) -> float:
         """One commit, if there is something; how long to rest after it, in seconds."""
@@ -217,6 +228,7 @@ class Capture:
         self.stats.bytes_hashed += gathered.bytes_hashed
         self.stats.bytes_reread += gathered.bytes_reread
         if cells:
+            self._checkpoint_at = time.monotonic() + _CHECKPOINT_AFTER
             self.stats.commits += 1
             self.stats.cells += cells
             self._tell(self._index.state())

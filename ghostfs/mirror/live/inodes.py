@@ -115,10 +115,16 @@ class Inodes:
         return os.readlink(record.name, dir_fd=self._directories.fd(record.parent))
 
     def _child(self, parent: InodeId, name: bytes) -> InodeId | None:
-        child = self._working.child(parent, name)
-        if child is ABSENT:
-            return self._index.dirent(parent, name)
-        return child
+        working = self._working
+        child = working.child(parent, name)
+        if child is not ABSENT:
+            return child
+        if working.absent == (parent, name):
+            return None
+        found = self._index.dirent(parent, name)
+        if found is None:
+            working.absent = (parent, name)
+        return found
 
     def _existing(self, parent: InodeId, name: bytes) -> Record:
         inode = self._child(parent, name)

@@ -51,6 +51,8 @@ class WorkingSet:
         """Inodes to be committed as soon as possible."""
         self.hot: dict[InodeId, Record] = {}
         """Inodes with changed content that are open for writing."""
+        self.absent: tuple[InodeId, bytes] | None = None
+        """A name that was looked for and is not there, until any name changes: whoever makes a file looks first."""
         self.generation = 0
         """How often dirty.log was emptied."""
         self._log = log
@@ -82,6 +84,7 @@ class WorkingSet:
 
     def name_changed(self, directory: Record, name: bytes, child: InodeId | None) -> None:
         """A name now means `child`; its directory's times have changed with it."""
+        self.absent = None
         self.names.setdefault(directory.id, {})[name] = child
         self.attrs_changed(directory)
 
