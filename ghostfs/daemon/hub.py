@@ -29,7 +29,7 @@ SERVICE = "ghostfs.v1.Mesh"
 _GRACE_SECONDS = 0.3
 """For calls under way when the hub stops; a Follow stream never ends by itself."""
 
-_LEAVE_SECONDS = 1.0
+_LEAVE_SECONDS = 0.7
 
 
 def run(settings: Settings, *, ready_fd: int | None = None) -> None:
@@ -45,7 +45,6 @@ def run(settings: Settings, *, ready_fd: int | None = None) -> None:
     with OwnerLock(data.hub_lock, what=f"the data directory {data.path} (hub)").acquire():
         check_free(listen)  # before anything is logged: whoever typed the command gets one line
         asyncio.run(_serve(settings, data, listen, ready_fd))
-        finish(threads_done=_only_quick_threads())
 
 
 async def _serve(settings: Settings, data: DataDir, listen: str, ready_fd: int | None) -> None:
@@ -60,6 +59,8 @@ async def _serve(settings: Settings, data: DataDir, listen: str, ready_fd: int |
             await daemon.stopping.wait()
         finally:
             await server.stop()
+    # Here, because the loop does not end before the last thread that it waits for.
+    finish(threads_done=_only_quick_threads())
 
 
 def hub_settings(settings: Settings) -> HubSettings:

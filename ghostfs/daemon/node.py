@@ -77,7 +77,6 @@ def run(
         asyncio.run(
             _follow(settings, name, node_id, hub, layouts, adopt_root=adopt_root, ready_fd=ready_fd)
         )
-        finish(threads_done=not _replica_threads())
 
 
 async def _follow(
@@ -114,6 +113,8 @@ async def _follow(
             await link.close()
         if halted:
             raise NodeHalted("; ".join(halted))
+    # Here, because the loop does not end before the last thread that it waits for.
+    finish(threads_done=not _replica_threads())
 
 
 async def _until_stopped(tasks: dict[str, asyncio.Task[None]], stopped: asyncio.Task[bool]) -> list[str]:

@@ -11,6 +11,7 @@ Both sides:
 
 The hub:
     hubservice     the gRPC servicer over one data directory
+    calls          those under way: their errors, their end
     follow         one node's stream: delta or snapshot, acknowledged one by one
     outgoing       one batch, spooled, sent at the node's pace
     snapshots      frozen indexes, shared and resumed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ByteWindow", "Fetcher", "Replicating"]
+__all__ = ["ByteWindow", "Fetcher", "Replicating", "collect"]
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from ghostfs.errors import InvalidCell, PeerError
 from ghostfs.mesh.backoff import Backoff
 from ghostfs.mesh.blockmessage import BlockMessage
 from ghostfs.mesh.compression import decompress
-from ghostfs.mesh.workers import Workers
+from ghostfs.mesh.workers import Workers, dropped
 from ghostfs.mirror.replica.batch import Batch, Position, Published, Want
 from ghostfs.model import InodeId
 from ghostfs.v1 import mesh_pb2 as pb
@@ -132,15 +132,12 @@ class Fetcher:
             while group := await self._thread.run_to_end(_take, wants, self._request_bytes):
                 await self._acquire(sum(want.length for want in group), tasks)
                 tasks.add(asyncio.create_task(self._group(group)))
-                received += _collect(tasks)
+                received += collect(tasks)
             while tasks:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                received += _collect(tasks)
+                received += collect(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await dropped(*tasks)
         return received
 
     async def _acquire(self, count: int, tasks: set[asyncio.Task[int]]) -> None:
@@ -240,8 +237,11 @@ def _take(wants: Iterator[Want], most: int) -> list[Want]:
     return group
 
 
-def _collect(tasks: set[asyncio.Task[int]]) -> int:
-    """The results of the tasks that are done, which are taken out; raises what one of them raised."""
+def collect(tasks: set[asyncio.Task[int]]) -> int:
+    """The sum of the results of the tasks that are done, which are taken out; raises what one of them raised."""
     done = {task for task in tasks if task.done()}
     tasks -= done
+    for task in done:
+        if not task.cancelled():
+            task.exception()  # of all: where one fails, such as on a full disk, others do at the same time
     return sum(task.result() for task in done)

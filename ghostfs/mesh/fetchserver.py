@@ -15,7 +15,7 @@ from ghostfs.errors import Superseded
 from ghostfs.mesh.blockmessage import BlockMessage, encode_block
 from ghostfs.mesh.blocks import BlockReader, BlockUnavailable
 from ghostfs.mesh.compression import Compressor
-from ghostfs.mesh.workers import Workers
+from ghostfs.mesh.workers import Workers, dropped
 from ghostfs.model import InodeId
 from ghostfs.v1 import mesh_pb2 as pb
 
@@ -76,8 +76,7 @@ class FetchServer:
                 yield turn
         finally:
             if ahead is not None:
-                ahead.cancel()
-                await asyncio.wait([ahead])
+                await dropped(ahead)
             await self._workers.run_to_end(reader.close)
 
     def _start(

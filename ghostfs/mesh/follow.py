@@ -218,8 +218,12 @@ class FollowStream:
 
     async def _drop(self, ahead: asyncio.Task[Outgoing]) -> None:
         await asyncio.wait([ahead])
-        if ahead.exception() is None:
+        if ahead.cancelled() or ahead.exception() is not None:
+            return
+        try:
             await self._workers.run(ahead.result().close)
+        except asyncio.CancelledError:  # the hub ends, and takes no more work
+            ahead.result().close()
 
     def _start_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> asyncio.Task[Outgoing]:
         return asyncio.create_task(self._workers.run_to_end(self._read_chunk, snapshot, position, inline))

@@ -6,8 +6,8 @@ __all__ = ["HubService", "HubSettings"]
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ import structlog
 
 from ghostfs import __version__, metrics
 from ghostfs.content import DIGEST_SIZE
-from ghostfs.errors import GhostError, InvalidCell, InvalidName, SessionNotFound
+from ghostfs.errors import InvalidCell, SessionNotFound
 from ghostfs.index import Members
 from ghostfs.mesh.blocks import BlockReader
+from ghostfs.mesh.calls import Calls
 from ghostfs.mesh.codec import check_number
 from ghostfs.mesh.compression import Compressor, is_local
 from ghostfs.mesh.fetchserver import FetchServer
@@ -30,8 +31,7 @@ from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.roster import Roster
 from ghostfs.mesh.snapshots import SnapshotStore
 from ghostfs.mesh.statusreport import StatusReport
-from ghostfs.mesh.transport import status_code
-from ghostfs.mesh.workers import Workers
+from ghostfs.mesh.workers import Workers, dropped
 from ghostfs.mirror.layout import DataDir
 from ghostfs.model import Cursor
 from ghostfs.names import check_label
@@ -44,6 +44,8 @@ WANTS_MAX = 1024
 """Blocks that one Fetch may ask for."""
 
 _SNAPSHOT_ID_SIZE = 16
+_PATIENCE_SECONDS = 0.4
+"""How long the end waits for calls that are in the middle of a read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class HubService:
         self._sources: dict[str, SessionSource] = {}
         self._compressors: dict[bytes, Compressor] = {}
         self._roster = Roster()
+        self._calls = Calls()
         self._snapshots = SnapshotStore(data.snapshots, self._freezing)
         self._sweeper: asyncio.Task[None] | None = None
         self._fetching = FetchServer(self._reading)
@@ -103,11 +106,12 @@ class HubService:
                 self._source(session)
 
     async def close(self) -> None:
-        """End all watching, and give everything back. Threads that still read end by themselves."""
+        """End all calls and all watching, and give everything back. Threads that still read end by themselves."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeper
+        await self._calls.end(_PATIENCE_SECONDS)
         for source in self._sources.values():
             await source.watch.close()
             source.indexes.close()
@@ -118,7 +122,7 @@ class HubService:
 
     async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolReply:  # noqa: N802 - gRPC's name
         """A node says who it is; the reply has its replica number, always the same one."""
-        async with _translated(context):
+        async with self._calls.answering(context):
             node_id = _node_id(request.node_id)
             name = check_label("node", request.node_name)
             known = await self._membering.run(self._opened.node, node_id)
@@ -129,7 +133,7 @@ class HubService:
 
     async def Follow(self, _requests: Any, context: Any) -> None:  # noqa: N802
         """Deltas and snapshots of one session, for as long as the node stays."""
-        async with _translated(context):
+        async with self._calls.answering(context):
             first = await context.read()
             if not isinstance(first, pb.FollowRequest) or not first.HasField("hello"):
                 raise InvalidCell("a Follow stream begins with a hello")
@@ -170,7 +174,7 @@ class HubService:
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:  # noqa: N802
         """The blocks wanted, in that order, each verified."""
-        async with _translated(context):
+        async with self._calls.answering(context):
             node_id = _node_id(request.node_id)
             _check_wants(request.wants)
             source = self._existing(request.session)
@@ -184,7 +188,7 @@ class HubService:
 
     async def Status(self, _request: pb.StatusRequest, context: Any) -> pb.StatusReply:  # noqa: N802
         """Every session of the data directory, and its members."""
-        async with _translated(context):
+        async with self._calls.answering(context):
             names = await self._indexing.run(self._data.session_names)
             members = {name: await self._membering.run(self._opened.members, name) for name in names}
             report = StatusReport(self._roster, self._indexing)
@@ -227,32 +231,16 @@ class HubService:
         return compressor
 
 
-@asynccontextmanager
-async def _translated(context: Any) -> AsyncIterator[None]:
-    """The one place where errors become gRPC's status codes; a bug keeps its traceback, in the log."""
-    try:
-        yield
-    except (InvalidCell, InvalidName) as error:
-        log.warning("request_refused", peer=context.peer(), error=str(error))
-        await context.abort(status_code(error), str(error))
-    except (GhostError, OSError) as error:
-        log.info("request_failed", peer=context.peer(), error=str(error))
-        await context.abort(status_code(error), str(error))
-
-
-async def _until(token: asyncio.Event, serving: Any) -> None:
+async def _until(token: asyncio.Event, serving: Coroutine[Any, Any, None]) -> None:
     """Serve, until a newer stream of the same node takes this one's place."""
-    work = asyncio.ensure_future(serving)
+    work = asyncio.create_task(serving)
     replaced = asyncio.create_task(token.wait())
     try:
         await asyncio.wait([work, replaced], return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             work.result()
     finally:
-        for task in (work, replaced):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await dropped(work, replaced)
 
 
 def _node_id(node_id: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Workers", "undisturbed"]
+__all__ = ["Workers", "dropped", "undisturbed"]
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -18,13 +18,20 @@ class Workers:
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._closed = False
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of the call, made in one of the threads.
 
         When the caller is cancelled, a call that has begun still runs to its end, unobserved: whoever
         shares state with it must guard that state.
+
+        Raises:
+            asyncio.CancelledError: the pool was closed; what is asked for now comes from a task that is
+                about to end with the daemon.
         """
+        if self._closed:
+            raise asyncio.CancelledError
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
@@ -34,6 +41,7 @@ class Workers:
 
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls, and drop those that have not begun."""
+        self._closed = True
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
@@ -51,3 +59,16 @@ async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
     if not task.cancelled():
         task.exception()  # seen, so that it is not reported as one that nobody looked at
     raise cancelled
+
+
+async def dropped(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and waits for their end. What they raise is nobody's concern any more."""
+    for task in tasks:
+        task.cancel()
+    try:
+        if tasks:
+            await undisturbed(asyncio.wait(tasks))
+    finally:
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # seen, as above
