@@ -60,7 +60,9 @@ def hub(*, ready_fd: int | None, **common: Any) -> None:
 )
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics here; loopback only.")
 @click.option(
-    "--adopt-root", is_flag=True, help="Fill a copy again whose directory was emptied or exchanged."
+    "--adopt-root",
+    is_flag=True,
+    help="Make copies whole that were emptied, exchanged or changed; what differs is kept beside.",
 )
 @_READY
 @options.common

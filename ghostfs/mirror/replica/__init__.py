@@ -15,6 +15,7 @@ executor    one step after the other, each safe to repeat (ground: what it stand
     reach       directories by inode id, also in the middle of a plan
 attributes  modes, owners, times (ownership: whose files they become)
 conflict    what users changed is kept beside
+survey      what users took away comes back with a snapshot
 root        is the tree still the tree?
 sweep       what a snapshot did not name goes
 """

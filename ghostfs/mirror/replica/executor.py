@@ -11,8 +11,8 @@ What the user did in the tree, and what becomes of it:
     a changed file is replaced or removed        it is kept under a conflict name
     one that is open for writing is              likewise, with what is written later
     something untracked is where a new one goes  likewise; directories are merged
-    a file is gone                               nothing; its next version is put there again
-    a directory is gone                          it is made again when something is put in it
+    a file is gone                               its next version is put there again, or a snapshot's
+    a directory is gone                          it is made again when it changes, or something in it does
     untracked files in a removed directory       the directory stays with them, under a conflict name
 """
 
@@ -125,7 +125,7 @@ class Executor:
             case Create(inode, at) | Replace(inode, at, _):
                 self._publish(inode, at, getattr(step, "displaced", None))
             case SetAttributes(inode, None):
-                self._ground.set_directory(inode)
+                self._ground.set_directory(inode, restore=True)
             case SetAttributes(inode, Place() as at):
                 self._set_attributes(inode, at)
             case Remove(inode, at):
@@ -333,7 +333,7 @@ class Executor:
         ground = self._ground
         ground.note(inode, at)
         if ground.cell(inode).kind is Kind.DIRECTORY:
-            ground.set_directory(inode)
+            ground.set_directory(inode, restore=True)
             return
         directory = ground.find(at.parent)
         st = None if directory is None else look(directory, at.name)

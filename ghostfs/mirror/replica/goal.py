@@ -22,11 +22,13 @@ from ghostfs.model import HELD, ROOT, Inode, InodeId, Kind
 class Changes:
     """The cells that changed: what places shall hold (`None`: nothing), and what inodes shall be.
 
-    `dirents` includes what earlier plans left unplaced and nothing newer has overridden.
+    `dirents` includes what earlier plans left unplaced and nothing newer has overridden. `amiss` are those of
+    `inodes` whose attributes are to be set even if the tree view says that they are right.
     """
 
     dirents: Mapping[Place, InodeId | None]
     inodes: Mapping[InodeId, Inode]
+    amiss: Set[InodeId] = frozenset()
 
 
 @dataclass(slots=True)

@@ -98,10 +98,11 @@ class Ground:
             if self.cell(inode).kind is not Kind.DIRECTORY:
                 self._backings[inode] = self.backing(inode, at)
 
-    def set_directory(self, inode: InodeId) -> None:
-        """Gives a directory the attributes that its cell states."""
+    def set_directory(self, inode: InodeId, *, restore: bool = False) -> None:
+        """Gives a directory the attributes that its cell states; with `restore`, one that has changed on
+        the hub is made again if the user has removed it."""
+        directory = self.need(inode) if restore and inode in self._cells else self.find(inode)
         self.strewn.discard(inode)
-        directory = self.find(inode)
         cell = self._cells.get(inode) or self.row(inode)
         if directory is not None and cell is not None:
             self.attributes.on_pin(directory, cell)

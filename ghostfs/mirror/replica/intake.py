@@ -11,6 +11,8 @@ __all__ = ["Intake", "check_follows", "outcome", "prepare_snapshot", "take"]
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
+import structlog
+
 from ghostfs.errors import InvalidCell
 from ghostfs.index import Index
 from ghostfs.mirror.replica.batch import Batch, Checked
@@ -18,7 +20,10 @@ from ghostfs.mirror.replica.goal import Changes
 from ghostfs.mirror.replica.plan import Plan
 from ghostfs.mirror.replica.planlog import Outcome
 from ghostfs.mirror.replica.steps import Place
+from ghostfs.mirror.replica.survey import Finding, Survey
 from ghostfs.model import ROOT, Cursor, Dirent, Inode, InodeId, Kind
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,12 @@ def prepare_snapshot(index: Index, cells: Checked) -> None:
                 adopt.rebind(old, new.id)
 
 
-def take(index: Index, cells: Checked, waiting: Iterable[Dirent], *, adopting: bool) -> Intake:
+def take(
+    index: Index, cells: Checked, waiting: Iterable[Dirent], survey: Survey | None, *, adopting: bool
+) -> Intake:
     """The batch as the planner needs it, with the dirents that earlier batches left `waiting`.
+
+    With a `survey`, what users have taken away or spoilt is made again, though its cell has not changed.
 
     Raises:
         InvalidCell: an inode has become one of another kind, or an entry of something that is no directory.
@@ -101,20 +110,26 @@ def take(index: Index, cells: Checked, waiting: Iterable[Dirent], *, adopting: b
     named = {dirent.inode for dirent in given.values()}
     files: dict[InodeId, Inode] = {}
     others: list[Inode] = []
+    amiss: set[InodeId] = set()
     for cell in cells.inodes.values():
         row = index.inode_light(cell.id)
         if row is not None:
             if row.kind is not cell.kind:
                 raise InvalidCell(f"inode {cell.id:x} was a {row.kind.name} and is a {cell.kind.name}")
             if _same_object(row, cell):
-                continue
+                found = Finding.WHOLE if survey is None else survey.look_at(row)
+                if found is Finding.AMISS:
+                    amiss.add(cell.id)
+                if found is not Finding.LOST:
+                    continue
+                log.info("object_lost", inode=f"{cell.id:x}")
         elif cell.id not in named or cell.id == ROOT:
             continue
         if cell.kind is not Kind.FILE:
             others.append(cell)
         elif cell.id not in cells.batch.superseded:
             files[cell.id] = cell
-    changes = Changes({place: dirent.inode for place, dirent in given.items()}, cells.inodes)
+    changes = Changes({place: dirent.inode for place, dirent in given.items()}, cells.inodes, amiss)
     untracked = _untracked(index, changes, files) if adopting else {}
     return Intake(cells.batch, changes, given, files, others, untracked)
 

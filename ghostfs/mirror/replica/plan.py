@@ -106,10 +106,13 @@ def _attributes(
     The deepest directories come first: a new mode may close a directory to those who are not root.
     """
     touched = {place.parent for step in steps for place in _places(step)} - {HELD}
+    amiss = goal.changes.amiss
     changed = {
         inode: None
         for inode, cell in goal.changes.inodes.items()
-        if inode not in parked and inode not in goal.fresh and not _same_attributes(goal, cell)
+        if inode not in parked
+        and inode not in goal.fresh
+        and (inode in amiss or not _same_attributes(goal, cell))
     }
     directories = []
     for inode in (*changed, *sorted(touched - changed.keys())):

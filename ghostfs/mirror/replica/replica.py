@@ -37,6 +37,7 @@ from ghostfs.mirror.replica.publish import Done, Publisher
 from ghostfs.mirror.replica.reach import Reach
 from ghostfs.mirror.replica.root import Root, open_index
 from ghostfs.mirror.replica.staging import Staging, Unmakeable
+from ghostfs.mirror.replica.survey import Survey
 from ghostfs.mirror.replica.sweep import sweep
 from ghostfs.model import Inode, InodeId, Kind
 
@@ -105,8 +106,9 @@ class Replica:
         """Opens a replica, or makes a new one, and finishes what a crash has left.
 
         With `adopt_root`, a directory that holds files is taken for a first sync (same content is used, other
-        content is kept under conflict names), and one that was emptied or exchanged is filled again. `between`
-        is called before every step of a plan with its number, and after the last.
+        content is kept under conflict names), one that was emptied or exchanged is filled again, and any other
+        is compared with the session as a whole and made equal to it likewise. `between` is called before every
+        step of a plan with its number, and after the last.
 
         Raises:
             SessionBusy: another process owns it.
@@ -144,7 +146,9 @@ class Replica:
         self._lock.release()
 
     def position(self) -> Position:
-        """How far it is, durably."""
+        """How far it is, durably; nowhere, if it is to be compared with a new snapshot as a whole."""
+        if self._root.adoption_waits:
+            return Position(None)
         snapshot = self._index.snapshot()
         return Position(
             self._index.cursor(), None if snapshot is None else (snapshot.snapshot_id, snapshot.position)
@@ -182,8 +186,12 @@ class Replica:
         intake.check_follows(self._index, batch)
         if batch.snapshot is not None:
             intake.prepare_snapshot(self._index, cells)
-        taken = intake.take(self._index, cells, self._publisher.unplaced(), adopting=self._root.adopting)
+            if batch.snapshot.first:
+                self._root.adoption_begins(self._index)
         self._reach.begin()
+        adopting = self._root.adopting
+        survey = Survey(self._index, self._reach, thorough=adopting) if batch.snapshot is not None else None
+        taken = intake.take(self._index, cells, self._publisher.unplaced(), survey, adopting=adopting)
         self._donors.look_also(taken.untracked)
         self._batch = taken, Assembly(self._staging, self._donors, taken.files, cells.blocks, batch.inline)
 

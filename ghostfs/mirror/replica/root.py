@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _KEY = "replica.root"
 _ADOPTING = "replica.adopting"
+_ASKED, _BEGUN, _DONE = "asked", "1", "0"
+"""Of a root that was to be adopted: no snapshot of it has begun yet; it has; or none is needed any more."""
 
 
 def open_index(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
@@ -70,6 +72,9 @@ def _open_known(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
             return index, Root.make(layout, index, adopt=adopt)
         reason = _strange(layout, index)
         if reason is None:
+            if adopt:
+                with index.adopt() as transaction:
+                    transaction.set_meta(_ADOPTING, _ASKED)
             return index, Root(layout, index)
         _take_as_it_is(layout, reason, adopt=adopt)
     except BaseException:
@@ -99,7 +104,9 @@ class Root:
         self._layout = layout
         self._said: set[str] = set()
         self.fd = os.open(layout.tree, _DIRECTORY)
-        self.adopting = index.meta(_ADOPTING) == "1"
+        adoption = index.meta(_ADOPTING)
+        self.adoption_waits = adoption == _ASKED
+        self.adopting = adoption in (_ASKED, _BEGUN)
         self._filled = self.has_entries(index)
 
     @classmethod
@@ -117,7 +124,7 @@ class Root:
             _refuse(layout, "holds files before the first sync", unless=adopt)
         with index.adopt() as transaction:
             transaction.set_meta(_KEY, json.dumps(_identity(os.stat(layout.tree), os.statvfs(layout.tree))))
-            transaction.set_meta(_ADOPTING, "1" if holds_files else "0")
+            transaction.set_meta(_ADOPTING, _BEGUN if holds_files else _DONE)
         return cls(layout, index)
 
     def check_filesystem(self, staging: int) -> None:
@@ -165,11 +172,18 @@ class Root:
         """A batch was published."""
         self._filled = self._filled or self.has_entries(index)
 
+    def adoption_begins(self, index: Index) -> None:
+        """The first chunk of a snapshot has come: it may go on where it is interrupted."""
+        if self.adoption_waits:
+            with index.adopt() as adopt:
+                adopt.set_meta(_ADOPTING, _BEGUN)
+            self.adoption_waits = False
+
     def adopted(self, index: Index) -> None:
         """A first sync is complete: what is not tracked now is the user's own."""
         if self.adopting:
             with index.adopt() as adopt:
-                adopt.set_meta(_ADOPTING, "0")
+                adopt.set_meta(_ADOPTING, _DONE)
             self.adopting = False
 
     def first_time(self, what: str) -> bool:
