@@ -6,6 +6,8 @@ __all__ = [
     "Column",
     "age",
     "count",
+    "counting",
+    "duration",
     "hexadecimal",
     "print_json",
     "print_table",
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -32,12 +34,23 @@ if TYPE_CHECKING:
     from ghostfs.v1.control_pb2 import OwnerStatus
 
 
+_GAP = 2
+_FOLDED = 16
+"""Characters of a text column that are left before another column is left out for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; numbers are aligned to the right."""
+    """A column of a table; numbers are aligned to the right.
+
+    On a terminal that is too narrow, columns with the highest `spare` are left out first, those with 0 never,
+    and texts that may `fold` go on in the next line; numbers never do.
+    """
 
     title: str
     right: bool = False
+    spare: int = 0
+    fold: bool = True
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
@@ -50,7 +63,8 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(render_table(columns, rows))
+        console = Console()
+        console.print(render_table(columns, rows, console.width))
         return
     widths = [max(len(column.title), *(len(row[i]) for row in rows), 0) for i, column in enumerate(columns)]
     for row in ([column.title for column in columns], *rows):
@@ -61,17 +75,34 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         click.echo("  ".join(cells).rstrip())
 
 
-def render_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None = None) -> Any:
-    """The same as a rich renderable; texts are shown as they are, never read as markup."""
+def render_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Any:
+    """The same as a rich renderable for `width` columns; texts are shown as they are, never read as markup."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    kept = _that_fit(columns, rows, width)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (columns[i] for i in kept):
+        folds = column.fold and not column.right
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=not folds)
     for row in rows:
-        table.add_row(*(Text(text) for text in row))
+        table.add_row(*(Text(row[i]) for i in kept))
     return table
+
+
+def _that_fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    needs = []
+    for i, column in enumerate(columns):
+        natural = max(len(column.title), *(len(row[i]) for row in rows), 0)
+        needs.append(min(natural, _FOLDED) if column.fold and not column.right else natural)
+    kept = list(range(len(columns)))
+    while sum(needs[i] + _GAP for i in kept) - _GAP > width:
+        spare = max(kept, key=lambda i: columns[i].spare)
+        if not columns[spare].spare:
+            break
+        kept.remove(spare)
+    return kept
 
 
 def size(number: float) -> str:
@@ -97,6 +128,15 @@ def age(unix_ns: int, now_ns: int | None = None) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit} ago"
     return f"{seconds} s ago"
+
+
+def duration(nanoseconds: int) -> str:
+    """How long something takes or took: `0.12 s`, `35 s`, `12 min`, `3 h`."""
+    seconds = nanoseconds / 1e9
+    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def hexadecimal(fingerprint: int | bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["status"]
 
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,28 +15,30 @@ from ghostfs.cli import options, output
 from ghostfs.cli.output import Column
 
 if TYPE_CHECKING:
+    from rich.console import Console, Group
+
     from ghostfs.cli.overview import MirrorView, Overview
     from ghostfs.mesh.status import MemberStatus
     from ghostfs.mirror.layout import DataDir
 
 _SESSIONS = [
     Column("SESSION"),
-    Column("ENTRIES", right=True),
-    Column("SIZE", right=True),
-    Column("HEAD", right=True),
-    Column("LAST CHANGE"),
-    Column("UNSETTLED", right=True),
+    Column("ENTRIES", right=True, spare=4),
+    Column("SIZE", right=True, spare=3),
+    Column("HEAD", right=True, spare=5),
+    Column("LAST CHANGE", spare=2, fold=False),
+    Column("UNSETTLED", right=True, spare=1),
     Column("MOUNTED ON"),
 ]
 _NODES = [
     Column("SESSION"),
     Column("NODE"),
-    Column("STATE"),
+    Column("STATE", fold=False),
     Column("BEHIND", right=True),
-    Column("FOR", right=True),
-    Column("RATE", right=True),
-    Column("SENT", right=True),
-    Column("LAST SEEN"),
+    Column("FOR", right=True, spare=1),
+    Column("RATE", right=True, spare=3),
+    Column("SENT", right=True, spare=4),
+    Column("LAST ACK", spare=2, fold=False),
 ]
 
 
@@ -103,18 +106,37 @@ def _live(data: DataDir, interval: float) -> None:
 
     from ghostfs.cli.overview import look
 
-    with Live(console=Console(), auto_refresh=False, screen=True) as live:
+    console = Console()
+    # However it is ended, the terminal is given back as it was.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
             overview = look(data)
-            parts: list[Any] = [Text(_headline(overview))]
+            parts: list[Any] = [Text(_headline(overview)), *map(Text, _problems(overview))]
             for columns, rows in _tables(overview):
-                parts += [Text(), output.render_table(columns, rows)]
-            live.update(Group(*parts), refresh=True)
+                parts += [Text(), output.render_table(columns, rows, console.width)]
+            live.update(_that_fits(console, Group(*parts)), refresh=True)
             time.sleep(interval)
+
+
+def _that_fits(console: Console, shown: Group) -> Group:
+    """As much as the terminal has lines for, and how much it has not."""
+    from rich.console import Group
+    from rich.segment import Segment, Segments
+    from rich.text import Text
+
+    lines = console.render_lines(shown, pad=False)
+    if len(lines) <= console.height:
+        return shown
+    kept = lines[: console.height - 1]
+    cut = Text(f"… {output.count(len(lines) - len(kept))} more lines")
+    return Group(*(Segments([*line, Segment.line()]) for line in kept), cut)
 
 
 def _print(overview: Overview) -> None:
     click.echo(_headline(overview))
+    for problem in _problems(overview):
+        click.echo(problem)
     for columns, rows in _tables(overview):
         click.echo()
         output.print_table(columns, rows)
@@ -127,6 +149,14 @@ def _headline(overview: Overview) -> str:
         hub = f"hub: {overview.hub_problem}" if overview.hub_problem else "no hub is running"
     nothing = "" if overview.sessions or overview.copies else "; no sessions"
     return f"{overview.data_dir}: {hub}{nothing}"
+
+
+def _problems(overview: Overview) -> list[str]:
+    views = [*overview.sessions, *overview.copies]
+    return [
+        *(f"{view.name}: {view.problem}" for view in views if view.problem),
+        *(f"{v.name}: {output.unsettled(v.owner)}" for v in views if v.owner and v.owner.trouble),
+    ]
 
 
 def _tables(overview: Overview) -> list[tuple[list[Column], list[list[str]]]]:
@@ -146,21 +176,24 @@ def _tables(overview: Overview) -> list[tuple[list[Column], list[list[str]]]]:
 
 
 def _mirror_row(view: MirrorView, now: int) -> list[str]:
-    if view.problem:
-        return [view.name, "", "", "", view.problem, "", ""]
+    known = ["", "", "", ""]
+    if not view.problem:
+        known = [
+            output.count(view.names),
+            output.size(view.bytes),
+            output.count(view.head),
+            output.age(view.committed_unix_ns, now),
+        ]
     return [
         view.name,
-        output.count(view.names),
-        output.size(view.bytes),
-        output.count(view.head),
-        output.age(view.committed_unix_ns, now),
+        *known,
         output.count(view.owner.dirty_inodes) if view.owner else "",
         view.owner.mountpoint if view.owner else "",
     ]
 
 
 def _node_row(session: str, member: MemberStatus, now: int) -> list[str]:
-    waiting = f"{member.lag_ns / 1e9:.3g} s" if member.lag_changes else ""
+    waiting = output.duration(member.lag_ns) if member.lag_changes else ""
     return [
         session,
         member.node_name,

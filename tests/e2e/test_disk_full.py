@@ -103,6 +103,7 @@ def test_umount_says_when_the_mount_ended_without_a_commit(small: Stack, number:
 def test_verify_shows_what_it_waits_for_and_goes_on_when_there_is_room(small: Stack) -> None:
     mount = small.mount("work")
     filling = fill(small, mount)
+    assert UNCOMMITTED in small.run("status")
     with Terminal([*GHOSTFS, "verify", "work"], small.environment) as terminal:
         assert "session work: " in terminal.read_until(UNCOMMITTED)
         filling.unlink()

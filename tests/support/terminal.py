@@ -69,16 +69,17 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    def read_until(self, text: str, *, timeout: float = 60.0) -> str:
-        """Reads until `text` is shown anew; what was shown since the last call, without control sequences.
+    def read_until(self, pattern: str | re.Pattern[str], *, timeout: float = 60.0) -> str:
+        """Reads until something is shown anew; what was shown since the last call, without control sequences.
 
         Raises:
             TimeoutError: it was not shown in time, or the command ended before.
         """
+        wanted = re.compile(re.escape(pattern)) if isinstance(pattern, str) else pattern
         deadline, seen = time.monotonic() + timeout, ""
-        while text not in plain(seen):
+        while not wanted.search(plain(seen)):
             if not (part := self._read(deadline - time.monotonic())):
-                raise TimeoutError(f"{text!r} is not shown; the last is {plain(seen)[-1000:]!r}")
+                raise TimeoutError(f"{pattern!r} is not shown; the last is {plain(seen)[-1000:]!r}")
             seen += part
         return plain(seen)
 
