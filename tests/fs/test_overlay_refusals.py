@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,7 +87,8 @@ WRITING: dict[str, Attempt] = {
 }
 
 
-# The kernel itself refuses these before it asks, with an answer that is as good.
+# The kernel refuses these before it asks the filesystem. The first three with what it says of a filesystem
+# that is mounted read-only, too; the others differently, as only a read-only mount is looked at before.
 BY_THE_KERNEL = {
     "create exclusively over it": errno.EEXIST,
     "open it for writing": errno.EISDIR,
@@ -95,6 +96,7 @@ BY_THE_KERNEL = {
     "unlink it": errno.EISDIR,
     "make a temporary file": errno.EOPNOTSUPP,
 }
+NOT_AS_IF_MOUNTED_READ_ONLY = {"unlink it", "make a temporary file"}
 
 
 def refusal(act: Callable[[], object]) -> int | None:
@@ -125,6 +127,34 @@ def test_writing_is_refused(overlay_mount: Path, name: str) -> None:
     before = contents(overlay_mount)
     assert refusal(lambda: WRITING[name](overlay_mount)) == BY_THE_KERNEL.get(name, errno.EROFS)
     assert contents(overlay_mount) == before
+
+
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A filesystem that is mounted read-only, with the names that `overlay_mount` has."""
+    root = tmp_path_factory.mktemp("read-only")
+    subprocess.run(["mount", "-t", "tmpfs", "twin", root], check=True)
+    try:
+        skill = root / ".skills" / "pdf" / "v1"
+        skill.mkdir(parents=True)
+        for path in (skill / "SKILL.md", root / ".skills" / ".gitignore", root / "file"):
+            path.touch()
+        for path in (root / ".skills" / "empty", root / "own"):
+            path.mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        yield root
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "attempt"),
+    [case for case in (*SHADOWING.items(), *WRITING.items()) if case[0] not in NOT_AS_IF_MOUNTED_READ_ONLY],
+)
+def test_a_read_only_filesystem_refuses_with_the_same_answer(
+    read_only: Path, name: str, attempt: Attempt
+) -> None:
+    assert refusal(lambda: attempt(read_only)) == BY_THE_KERNEL.get(name, errno.EROFS)
 
 
 def test_it_shows_the_registry_and_not_what_the_tree_has_at_its_name(overlay_mount: Path) -> None:
