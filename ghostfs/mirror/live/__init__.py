@@ -3,6 +3,8 @@
     session     owning a mirror from start to end: make, open, recover, close
     mirror      the operations of a filesystem, over files and inodes
     files       open files: every write goes into the file's block map as it happens
+    changed     changed inodes, as the capture thread reads them until the index has them
+    closed      descriptors of files that were closed and are not settled yet: only so many
     inodes      who is who, where each is now, what it looks like
     records     what is remembered of an inode in use
     cells       from what lstat says to the values of a cell

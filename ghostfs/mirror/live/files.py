@@ -1,4 +1,4 @@
-"""Open files of a live tree: reading, writing, settling.
+"""Open files of a live tree: reading, writing, truncating.
 
 Every write goes into the file's block map as it happens, so that its hash is known when it settles.
 """
@@ -11,19 +11,16 @@ import errno
 import os
 import stat
 
-from ghostfs.content import BlockList, BlockMap
-from ghostfs.mirror.live.inodes import Inodes
+from ghostfs.mirror.live.changed import Changed
 from ghostfs.mirror.live.records import FileHandle, Record
-from ghostfs.mirror.xattrs import PREFIX as XATTR_PREFIX
-from ghostfs.mirror.xattrs import encode_xattrs
 from ghostfs.model import InodeId
 
 OPEN_MASK = ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_APPEND | os.O_ACCMODE)
 """Flags of open(2) that are passed on; the others are ours or the kernel's affair."""
 
 
-class Files(Inodes):
-    """What is done with open files, and what the capture thread needs of changed ones."""
+class Files(Changed):
+    """What is done with open files."""
 
     def open_file(self, inode: InodeId, flags: int) -> FileHandle:
         """Opens a regular file. `O_APPEND` is the kernel's affair and `O_CREAT` is `create`'s."""
@@ -101,10 +98,7 @@ class Files(Inodes):
             if handle.writable:
                 record.writers -= 1
                 if record.writers == 0 and record.content_dirty and not record.unlinked:
-                    if record.settle_fd is None:
-                        record.settle_fd = handle.fd
-                    else:
-                        os.close(handle.fd)
+                    self._closed.keep(record, handle.fd)
                     self._working.settle(record)
                     return
             os.close(handle.fd)
@@ -123,65 +117,10 @@ class Files(Inodes):
                 for handle in record.handles or ():
                     os.close(handle.fd)
                 record.handles = None
-                if record.settle_fd is not None:
-                    os.close(record.settle_fd)
-                    record.settle_fd = None
+            self._closed.close()
             self._records.clear()
             self._directories.close()
             os.close(self._root_fd)
-
-    # --- for the capture thread, with the lock held ------------------------------------------------------
-
-    def stat_for_commit(self, record: Record) -> os.stat_result:
-        """The attributes to be committed."""
-        return self._stat(record)
-
-    def xattrs_for_commit(self, record: Record) -> bytes:
-        """The user attributes to be committed, encoded."""
-        path, follow = self._proc_path(record)
-        names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
-        return encode_xattrs(
-            {
-                name: os.getxattr(path, name, follow_symlinks=follow)
-                for name in names
-                if name.startswith(XATTR_PREFIX)
-            }
-        )
-
-    def open_for_settle(self, record: Record) -> int:
-        """A descriptor of the caller's own from which the record's content can be read."""
-        if record.settle_fd is not None:
-            return os.dup(record.settle_fd)
-        if record.handles:
-            return os.dup(record.handles[-1].fd)
-        return os.open(
-            record.name,
-            os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
-            dir_fd=self._directories.fd(record.parent),
-        )
-
-    def map_of(self, record: Record) -> BlockMap:
-        """The record's block map, loaded from the index if need be."""
-        if record.map is not None:
-            return record.map
-        row = self._index.inode(record.id) if record.in_index else None
-        record.map = BlockMap() if row is None else BlockMap(BlockList.decode(row.size, row.blocks))
-        return record.map
-
-    def committed(self, record: Record) -> None:
-        """The record is as the index has it: what was kept for the commit can go."""
-        record.in_commit = False
-        if record.settle_fd is not None and not record.content_dirty:
-            os.close(record.settle_fd)
-            record.settle_fd = None
-        if record.handles is None and not record.content_dirty:
-            record.map = None
-        self._drop_if_idle(record)
-
-    def let_go(self, record: Record) -> None:
-        """The record is not going into the index after all, this time."""
-        record.in_commit = False
-        self._drop_if_idle(record)
 
     # --- for the other operations, with the lock held ----------------------------------------------------
 
@@ -230,14 +169,11 @@ class Files(Inodes):
             except BaseException:
                 os.close(own)
                 raise
-            if record.settle_fd is None:
-                record.settle_fd = own
-            else:
-                os.close(own)
+            fd = own
+            if not record.unlinked:
+                self._closed.keep(record, own)
         if record.setid:
-            self._drop_setid(
-                record, writers[-1].fd if writers else (fd if fd is not None else record.settle_fd)
-            )
+            self._drop_setid(record, writers[-1].fd if writers else fd)
         if blocks is not None and not record.unlinked:
             blocks.truncate(size)
             self._working.content_changed(record)

@@ -49,8 +49,6 @@ class Taken:
     record: Record
     settlement: Settlement | None = None
     """The content too, if it settles."""
-    fd: int = -1
-    """Where the content is read from; this object's own."""
     failed: OSError | GhostError | None = None
 
 
@@ -142,11 +140,24 @@ class Gatherer:
         ]
         blocks = sum(taken.settlement.pending for taken in settling if taken.settlement is not None)
         if len(settling) > 1 and blocks >= _PARALLEL_FROM:
-            for _ in self._pool.map(_read_back, settling):
+            for _ in self._pool.map(self._read_back, settling):
                 pass
         else:
             for taken in settling:
-                _read_back(taken)
+                self._read_back(taken)
+
+    def _read_back(self, taken: Taken) -> None:
+        """Descriptors are had only while they are used: a commit may hold more files than may be open."""
+        assert taken.settlement is not None
+        try:
+            with self._working.lock:
+                fd = self._mirror.open_for_settle(taken.record)
+            try:
+                taken.settlement.read(lambda offset, length: pread_exactly(fd, length, offset))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            taken.failed = error
 
     def seal(self, gathered: Gathered) -> None:
         """Makes final what nobody touched since it was gathered; the rest goes back to the working set."""
@@ -253,7 +264,6 @@ class Gatherer:
         if settles:
             self._working.hot.pop(record.id, None)
             try:
-                taken.fd = self._mirror.open_for_settle(record)
                 taken.settlement = self._mirror.map_of(record).begin_settle()
             except (OSError, GhostError) as error:
                 taken.failed = error
@@ -281,9 +291,6 @@ class Gatherer:
 
     def _close(self, gathered: Gathered) -> None:
         for taken in gathered.taken:
-            if taken.fd >= 0:
-                os.close(taken.fd)
-                taken.fd = -1
             self._mirror.let_go(taken.record)
 
     def _lost(self, record: Record) -> None:
@@ -352,7 +359,7 @@ class Gatherer:
             content.bytes_hashed = content.bytes_reread = 0
             if blocks is None:
                 return None
-            st = os.fstat(taken.fd)
+            st = self._mirror.stat_of_content(record)
         else:
             st = self._mirror.stat_for_commit(record)
         target = self._mirror.target_for_commit(record) if record.kind is Kind.SYMLINK else b""
@@ -363,7 +370,7 @@ class Gatherer:
         """The content, if it can be made final; else it stays due."""
         record = taken.record
         content = self._mirror.map_of(record)
-        size = os.fstat(taken.fd).st_size
+        size = self._mirror.stat_of_content(record).st_size
         if content.size != size:
             # Not written through this mirror: read it all.
             content.resize_seen(size)
@@ -374,9 +381,12 @@ class Gatherer:
             record.retries += 1
             if record.retries < _PATIENCE:
                 return None
-            fd = taken.fd
-            with contextlib.suppress(Superseded):
-                blocks = content.settle(lambda offset, length: pread_exactly(fd, length, offset))
+            fd = self._mirror.open_for_settle(record)
+            try:
+                with contextlib.suppress(Superseded):
+                    blocks = content.settle(lambda offset, length: pread_exactly(fd, length, offset))
+            finally:
+                os.close(fd)
             if blocks is None:
                 return None
         record.content_dirty = False
@@ -385,12 +395,3 @@ class Gatherer:
         record.settled_at = time.monotonic()
         self._working.hot.pop(record.id, None)
         return blocks
-
-
-def _read_back(taken: Taken) -> None:
-    assert taken.settlement is not None
-    fd = taken.fd
-    try:
-        taken.settlement.read(lambda offset, length: pread_exactly(fd, length, offset))
-    except OSError as error:
-        taken.failed = error

@@ -323,9 +323,7 @@ class Mirror(Files):
         if record.unlinked:
             if record.is_directory:
                 self._directories.forget(record.id)
-            if record.settle_fd is not None:
-                os.close(record.settle_fd)
-                record.settle_fd = None
+            self._closed.drop(record)
             self._working.last_name_lost(record)
             self._drop_if_idle(record)
         else:

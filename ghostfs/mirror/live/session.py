@@ -110,6 +110,7 @@ class OwnedMirror:
         settings: MirrorSettings,
         recovery: Recovery,
         root_fd: int,
+        rights: Rights,
         members_db: Path | None,
     ) -> None:
         """Use `open`."""
@@ -122,7 +123,7 @@ class OwnedMirror:
         self._lookups = Index.open(layout.index_db)
         self._identities = identities = Identities(Index.open(layout.index_db))
         self.working = WorkingSet(self._dirty_log)
-        self.mirror = Mirror(root_fd, self._lookups, self.working, identities)
+        self.mirror = Mirror(root_fd, self._lookups, self.working, identities, rights)
         rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
         gatherer = Gatherer(self.mirror, self.working, rule, pool, xattrs=settings.xattrs)
         spooler = Spooler(layout.spool, settings.spool_bytes, self.mirror, self.working)
@@ -181,7 +182,7 @@ class OwnedMirror:
                 index, recovery = recovered()
             undo.callback(index.close)
             _mark(layout, clean=False)
-            owned = cls(layout, lock, index, pool, settings, recovery, root_fd, members_db)
+            owned = cls(layout, lock, index, pool, settings, recovery, root_fd, rights, members_db)
             undo.pop_all()
             return owned
 

@@ -1,0 +1,143 @@
+"""Changed inodes of a live tree: what the capture thread needs of them until the index has them.
+
+Content is read back by a descriptor that is still open, or else by name, and where the mode forbids that, with
+rights that are lent for a moment. All methods want the lock held.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Changed"]
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+
+from ghostfs.content import BlockList, BlockMap
+from ghostfs.index import Index
+from ghostfs.mirror.live.closed import ClosedFiles
+from ghostfs.mirror.live.identities import Identities
+from ghostfs.mirror.live.inodes import Inodes
+from ghostfs.mirror.live.records import Record
+from ghostfs.mirror.live.rights import Rights, path_of
+from ghostfs.mirror.live.working import WorkingSet
+from ghostfs.mirror.xattrs import PREFIX as XATTR_PREFIX
+from ghostfs.mirror.xattrs import encode_xattrs
+
+_BACK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Changed(Inodes):
+    """Reads changed inodes of one owned tree. Methods raise `OSError` as the system call would."""
+
+    def __init__(
+        self, root_fd: int, index: Index, working: WorkingSet, identities: Identities, rights: Rights
+    ) -> None:
+        """See `Inodes`. `rights` are on the same tree, and guarded by the working set's lock."""
+        super().__init__(root_fd, index, working, identities)
+        self._rights = rights
+        self._closed = ClosedFiles(self._can_reopen)
+
+    def stat_for_commit(self, record: Record) -> os.stat_result:
+        """The attributes to be committed."""
+        return self._stat(record)
+
+    def stat_of_content(self, record: Record) -> os.stat_result:
+        """The attributes to be committed with content: those of the file that was written, if it is open."""
+        if record.settle_fd is not None:
+            return os.fstat(record.settle_fd)
+        if record.handles:
+            return os.fstat(record.handles[-1].fd)
+        return self._stat(record)
+
+    def xattrs_for_commit(self, record: Record) -> bytes:
+        """The user attributes to be committed, encoded."""
+        path, follow = self._proc_path(record)
+        names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
+        return encode_xattrs(
+            {
+                name: os.getxattr(path, name, follow_symlinks=follow)
+                for name in names
+                if name.startswith(XATTR_PREFIX)
+            }
+        )
+
+    def open_for_settle(self, record: Record) -> int:
+        """A descriptor of the caller's own from which the record's content can be read.
+
+        Raises:
+            PermissionError: it may not be read, and is another user's, so that we cannot let ourselves.
+        """
+        if record.settle_fd is not None and _readable(record.settle_fd):
+            return os.dup(record.settle_fd)
+        for handle in record.handles or ():
+            if _readable(handle.fd):
+                return os.dup(handle.fd)
+        if record.unlinked:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        try:
+            return os.open(record.name, _BACK, dir_fd=self._directories.fd(record.parent))
+        except PermissionError:
+            with self.reaching(record):
+                return self._rights.open_file(record.name, self._directories.fd(record.parent))
+
+    @contextlib.contextmanager
+    def reaching(self, record: Record, *, reading: bool = False) -> Iterator[None]:
+        """Meanwhile the record's place can be looked at, and its file be read, though modes of ours forbid it."""
+        with contextlib.ExitStack() as lent:
+            lent.enter_context(self._rights.way(self._directories, self._locate, record.parent))
+            if reading:
+                pinned = os.open(
+                    record.name or b".",
+                    os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    dir_fd=self._parent_fd(record),
+                )
+                lent.callback(os.close, pinned)
+                lent.enter_context(self._rights.lent(pinned, 0o400))
+            yield
+
+    def path(self, record: Record) -> str:
+        """Where it is, for people."""
+        return path_of(self._locate, record.parent, record.name)
+
+    def map_of(self, record: Record) -> BlockMap:
+        """The record's block map, loaded from the index if need be."""
+        if record.map is not None:
+            return record.map
+        row = self._index.inode(record.id) if record.in_index else None
+        record.map = BlockMap() if row is None else BlockMap(BlockList.decode(row.size, row.blocks))
+        return record.map
+
+    def committed(self, record: Record) -> None:
+        """The record is as the index has it: what was kept for the commit can go."""
+        record.in_commit = False
+        if not record.content_dirty:
+            self._closed.drop(record)
+            if record.handles is None:
+                record.map = None
+        self._drop_if_idle(record)
+
+    def let_go(self, record: Record) -> None:
+        """The record is not going into the index after all, this time."""
+        record.in_commit = False
+        self._drop_if_idle(record)
+
+    def _can_reopen(self, record: Record) -> bool:
+        """Whether the file behind the record's `settle_fd` can be read by its name, too."""
+        assert record.settle_fd is not None
+        try:
+            directory = self._directories.fd(record.parent)
+            there = os.stat(record.name, dir_fd=directory, follow_symlinks=False)
+            kept = os.fstat(record.settle_fd)
+            if (there.st_dev, there.st_ino) != (kept.st_dev, kept.st_ino):
+                return False
+            if there.st_uid != self._own[0]:
+                os.close(os.open(record.name, _BACK, dir_fd=directory))
+        except OSError:
+            return False
+        return True
+
+
+def _readable(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
