@@ -97,6 +97,10 @@ def _ours(path: Path) -> Mounted:
         raise MountError(f"{path} is not a mountpoint{hint}")
     if not entry.is_ours:
         raise MountError(f"what is mounted at {path} is not GhostFS but {entry.fstype}: use umount")
+    if os.geteuid() not in (0, entry.uid):
+        raise MountError(
+            f"{path} was mounted by another user, with uid {entry.uid}: only they and root unmount it"
+        )
     return entry
 
 

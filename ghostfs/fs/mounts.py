@@ -23,6 +23,7 @@ FSTYPE = "fuse.ghostfs"
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _OCTAL = re.compile(rb"\\([0-7]{3})")
+_USER_ID = re.compile(rb"\buser_id=(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Mounted:
     source: str
     device: str
     """`major:minor`."""
+    uid: int = 0
+    """Who mounted it, as FUSE keeps it; 0 for other filesystems."""
 
     @property
     def is_ours(self) -> bool:
@@ -61,9 +64,18 @@ def mounted() -> list[Mounted]:
     for line in _MOUNTINFO.read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
-        fstype, source = after.split(b" ")[:2]
+        fstype, source, options = after.split(b" ", 2)
         path = Path(os.fsdecode(_unescape(fields[4])))
-        found.append(Mounted(path, fstype.decode(), os.fsdecode(_unescape(source)), fields[2].decode()))
+        uid = _USER_ID.search(options)
+        found.append(
+            Mounted(
+                path,
+                fstype.decode(),
+                os.fsdecode(_unescape(source)),
+                fields[2].decode(),
+                int(uid[1]) if uid else 0,
+            )
+        )
     return found
 
 

@@ -117,9 +117,10 @@ def _check_rights(*, allow_other: bool) -> None:
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
+        unknown = error.errno in (errno.ENODEV, errno.ENXIO)  # a node that nothing in the kernel is behind
+        what = "load the kernel module with `modprobe fuse`" if unknown else "`chmod 666 /dev/fuse`"
         raise MountError(
-            f"/dev/fuse cannot be opened ({error.strerror}): as root, `chmod 666 /dev/fuse`, "
-            "or let the container use the device"
+            f"/dev/fuse cannot be opened ({error.strerror}): as root, {what}, or let the container use the device"
         ) from None
     if os.geteuid() == 0:
         return

@@ -1,0 +1,90 @@
+"""Other users, and a machine that is set up otherwise: commands in a mount namespace of their own.
+
+What is mounted in there, over /dev or /etc too, nobody else sees, and it goes with the last process in it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Namespace"]
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+GHOSTFS = [sys.executable, "-m", "ghostfs"]
+
+
+class Namespace:
+    """A mount namespace with an empty filesystem at `/mnt`, and a /dev/fuse for all. A context manager."""
+
+    def __enter__(self) -> Self:
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        self._holder.stdin.write(b"\n")
+        self._holder.stdin.flush()
+        self._holder.stdout.read(1)  # it runs, so the namespace is there
+        self.shell(
+            "mount -t tmpfs -o mode=755 place /mnt; mknod -m 666 /mnt/fuse c 10 229; mount --bind /mnt/fuse /dev/fuse"
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        self._holder.stdin.close()
+        self._holder.stdout.close()
+        self._holder.wait()
+
+    def seen(self, path: str) -> Path:
+        """How this process gets at a path in there."""
+        return Path(f"/proc/{self._holder.pid}/root{path}")
+
+    def home(self, user: int) -> str:
+        """A directory of the user's own, with an empty directory `mnt` in it."""
+        home = f"/mnt/user{user}"
+        self.shell(f"install -d -m 755 -o {user} -g {user} {home} {home}/mnt")
+        return home
+
+    def shell(self, script: str) -> None:
+        """A script that must succeed, as root."""
+        self.run("sh", "-euc", script).check_returncode()
+
+    def ghostfs(
+        self, *arguments: str, user: int = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A `ghostfs` command, with its data in the user's home."""
+        data = {"GHOSTFS_DATA_DIR": f"/mnt/user{user}/data", "GHOSTFS_LOG_FORMAT": "json"}
+        return self.run(*GHOSTFS, *arguments, user=user, **data, **environment)
+
+    def run(self, *command: str, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command as a user, who may look anywhere: else the interpreter itself might be out of reach."""
+        enter = [_program("nsenter"), f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+        who = [_program("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        who += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+        return subprocess.run(
+            [*enter, *(who if user else []), *command],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _program(name: str) -> str:
+    """Its path: the test's own PATH is not the one of the command."""
+    found = shutil.which(name)
+    assert found, f"{name} is not installed"
+    return found
