@@ -14,7 +14,8 @@ The hub:
     calls          those under way: their errors, their end
     follow         one node's stream: delta or snapshot, acknowledged one by one
     outgoing       one batch, spooled, sent at the node's pace
-    snapshots      frozen indexes, shared and resumed
+    firstsync      the snapshot of one node: chosen, leased
+    snapshots      frozen indexes, shared and resumed, few
     fetchserver    one Fetch
     blocks         blocks out of a tree, by inode, verified
     heads, owner   who has committed what, pushed or polled

@@ -10,26 +10,27 @@ __all__ = ["FollowStream", "HubLimits", "SessionSource"]
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from ghostfs import metrics
 from ghostfs.errors import InvalidCell, SessionNotFound
-from ghostfs.index import CursorTooOld, Delta, DeltaStream, Frozen
+from ghostfs.index import CursorTooOld, Delta, DeltaStream
 from ghostfs.mesh.blocks import BlockReader
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.compression import Compressor
+from ghostfs.mesh.firstsync import FirstSync, Lease
 from ghostfs.mesh.heads import Head, HeadWatch
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.outgoing import Outgoing, Scope
 from ghostfs.mesh.roster import Attendance
 from ghostfs.mesh.snapshots import Snapshot, SnapshotStore
-from ghostfs.mesh.workers import Workers, undisturbed
+from ghostfs.mesh.workers import Workers, dropped, undisturbed
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.model import Cursor, Dirent, Epoch, Inode, Seq
 from ghostfs.v1 import mesh_pb2 as pb
@@ -72,7 +73,13 @@ class Wire(Protocol):
     async def write(self, event: pb.FollowEvent) -> None: ...
 
 
-StoreCursor = Callable[[Cursor, bytes], Awaitable[None]]
+StoreCursor = Callable[[Cursor, bytes | None], Awaitable[None]]
+"""Keeps what a node has acknowledged, with its fingerprint (empty: it has none to give); None: what it said when
+it came, after an acknowledgement that was lost."""
+
+
+class _NothingNew(Exception):
+    """The node has all that the index has."""
 
 
 class FollowStream:
@@ -90,6 +97,7 @@ class FollowStream:
         spool_dir: Path,
         compressor: Compressor,
         store_cursor: StoreCursor,
+        lease: Lease,
     ) -> None:
         self._source = source
         self._wire = wire
@@ -100,6 +108,7 @@ class FollowStream:
         self._spool_dir = spool_dir
         self._compressor = compressor
         self._store_cursor = store_cursor
+        self._lease = lease
         self._has_content = False
         self._log = log.bind(session=source.name)
 
@@ -113,32 +122,34 @@ class FollowStream:
         cursor = Cursor(Epoch(hello.epoch), Seq(hello.seq)) if hello.epoch else None
         resume = hello.snapshot if hello.HasField("snapshot") else None
         self._has_content = hello.has_content
+        acknowledged = False
         with self._source.watch.listening() as changed:
             while True:
                 changed.clear()
                 head = self._head()
-                if head is None:
+                if head is None or (resume is None and cursor == Cursor(Epoch(head.epoch), Seq(head.seq))):
+                    if head is not None and cursor is not None and not acknowledged:
+                        await self._store_cursor(cursor, None)
+                        acknowledged = True
                     await self._idle(changed)
-                elif resume is not None or cursor is None or cursor.epoch != head.epoch:
-                    cursor = await self._snapshot(resume)
-                    resume = None
-                    self._has_content = True
-                    if cursor is None:
-                        return
-                elif head.seq <= cursor.seq:
-                    await self._idle(changed)
-                else:
+                    continue
+                outgoing = None
+                if resume is None and cursor is not None and cursor.epoch == head.epoch:
                     try:
                         outgoing = await self._workers.run_to_end(self._read_delta, cursor)
-                    except CursorTooOld:
-                        outgoing = None
-                    if outgoing is None:
-                        self._log.info("node_too_far_behind", cursor=cursor.seq, head=head.seq)
-                        cursor = None
+                    except _NothingNew:
+                        # The watch is behind the index, or has yet to see that its history was taken back.
+                        await self._source.watch.look()
                         continue
+                if outgoing is not None:
                     cursor = await self._deliver(outgoing)
-                    if cursor is None:
-                        return
+                else:
+                    cursor = await self._snapshot(resume, cursor)
+                    resume = None
+                    self._has_content = True
+                if cursor is None:
+                    return
+                acknowledged = True
 
     def _head(self) -> Head | None:
         """The session's head; None while there is nothing to send."""
@@ -152,54 +163,85 @@ class FollowStream:
             async with asyncio.timeout(self._limits.heartbeat_seconds):
                 await changed.wait()
                 return
+        await self._beat()
+
+    async def _beat(self) -> None:
         head = self._source.watch.head or Head(0, 0)
         await self._wire.write(pb.FollowEvent(heartbeat=pb.Heartbeat(epoch=head.epoch, head=head.seq)))
 
     def _read_delta(self, cursor: Cursor) -> Outgoing | None:
-        """The delta since the cursor; None when only a snapshot will do."""
+        """The delta since the cursor; None when only a snapshot will do.
+
+        Raises:
+            _NothingNew: there is nothing above the cursor.
+        """
         with self._source.indexes.use() as index:
-            size = index.delta_size(cursor.seq)
-            if size > self._limits.delta_max_cells:
+            try:
+                size = index.delta_size(cursor.seq)
+                if size > self._limits.delta_max_cells:
+                    self._log.info("node_too_far_behind", cursor=cursor.seq, reason=f"{size} cells")
+                    return None
+                if size <= _IN_MEMORY_CELLS:
+                    return self._of_delta(cursor, index.delta_since(cursor.seq))
+                with index.stream_since(cursor.seq) as stream:
+                    return self._of_delta(cursor, stream)
+            except CursorTooOld as error:
+                if cursor.seq > index.head():
+                    self._log.warning("node_of_another_history", cursor=cursor.seq, head=index.head())
+                else:
+                    self._log.info("node_too_far_behind", cursor=cursor.seq, reason=str(error))
                 return None
-            if size <= _IN_MEMORY_CELLS:
-                return self._of_delta(cursor, index.delta_since(cursor.seq))
-            with index.stream_since(cursor.seq) as stream:
-                return self._of_delta(cursor, stream)
 
     def _of_delta(self, cursor: Cursor, delta: Delta | DeltaStream) -> Outgoing | None:
         if delta.epoch != cursor.epoch:
             return None
+        if delta.head == cursor.seq:
+            raise _NothingNew
         scope = Scope(delta.epoch, cursor.seq, delta.head, delta.fingerprint, delta.committed_ns)
         return self._outgoing(scope, delta.inodes, delta.dirents, inline_above=cursor.seq)
 
-    async def _snapshot(self, resume: pb.SnapshotPosition | None) -> Cursor | None:
+    async def _snapshot(self, resume: pb.SnapshotPosition | None, cursor: Cursor | None) -> Cursor | None:
         """Send a snapshot to its end; the cursor after it, None when the node left."""
-        snapshot = None
-        if resume is not None:
-            snapshot = await self._snapshots.resume(self._source.name, resume.snapshot_id)
-        position = resume.position if resume is not None and snapshot is not None else 0
-        if snapshot is None:
-            snapshot = await self._snapshots.current(self._source.name, self._source.indexes, self._is_near)
-        self._log.info(
-            "snapshot_begins",
-            snapshot=snapshot.frozen.snapshot_id.hex(),
-            position=position,
-            head=snapshot.frozen.state.head,
+        source = self._source
+        first = FirstSync(
+            source.name,
+            source.indexes,
+            self._snapshots,
+            self._workers,
+            lease=self._lease,
+            most_behind=self._limits.delta_max_cells // 4,
+            cursor=cursor,
+            has_content=self._has_content,
         )
         try:
-            cursor = await self._chunks(snapshot, position)
-            if cursor is None:
-                return None
-            state = snapshot.frozen.state
-            self._source.watch.observe(Head(state.epoch, state.head), state.committed_ns)
+            position = await self._with_heartbeats(first.begin(resume))
+            frozen = first.snapshot.frozen
+            state = frozen.state
+            self._log.info(
+                "snapshot_begins", snapshot=frozen.snapshot_id.hex(), position=position, head=state.head
+            )
+            cursor = await self._chunks(first, position)
+            if cursor is not None:
+                source.watch.observe(Head(state.epoch, state.head), state.committed_ns)
             return cursor
         finally:
-            await self._snapshots.release(snapshot)
+            await first.release()
 
-    async def _chunks(self, snapshot: Snapshot, position: int) -> Cursor | None:
+    async def _with_heartbeats(self, work: Coroutine[Any, Any, int]) -> int:
+        """The result of what may take long; the node hears meanwhile that somebody is there."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait([task], timeout=self._limits.heartbeat_seconds))[0]:
+                await self._beat()
+            return task.result()
+        finally:
+            await dropped(task)
+
+    async def _chunks(self, first: FirstSync, position: int) -> Cursor | None:
         """Send what is left of a snapshot. While the node applies a chunk, the next one is read, not sent."""
         # Whether content goes along is decided once: a node that has something may have most of it.
         inline = not self._has_content
+        snapshot = first.snapshot
         ahead = self._start_chunk(snapshot, position, inline)
         try:
             while True:
@@ -212,6 +254,7 @@ class FollowStream:
                 cursor = await self._acknowledged(outgoing, begun)
                 if cursor is None or chunk.last:
                     return cursor
+                await first.renew()
         finally:
             # It uses the snapshot, which is about to be closed.
             await undisturbed(self._drop(ahead))
@@ -227,24 +270,6 @@ class FollowStream:
 
     def _start_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> asyncio.Task[Outgoing]:
         return asyncio.create_task(self._workers.run_to_end(self._read_chunk, snapshot, position, inline))
-
-    def _is_near(self, frozen: Frozen) -> bool:
-        """Whether what happened since a snapshot is little enough to follow it as a delta.
-
-        A node that has content gets the head itself: an older state could undo, for a moment, what the
-        node already shows.
-        """
-        state = frozen.state
-        with self._source.indexes.use() as index:
-            if self._has_content and index.head() != state.head:
-                return False
-            if index.delta_size(state.head) > self._limits.delta_max_cells // 4:
-                return False
-            try:
-                with index.stream_since(state.head) as stream:
-                    return stream.epoch == state.epoch
-            except CursorTooOld:
-                return False
 
     def _read_chunk(self, snapshot: Snapshot, position: int, inline: bool) -> Outgoing:
         frozen = snapshot.frozen
@@ -304,6 +329,9 @@ class FollowStream:
         self._attendance.last_ack_ns = time.time_ns()
         self._attendance.fingerprint = ack.fingerprint
         cursor = Cursor(Epoch(scope.epoch), Seq(scope.head))
+        if scope.snapshot is None:
+            # Read from the index, maybe before the watch has heard of it: a cursor is never above the head.
+            self._source.watch.observe(Head(scope.epoch, scope.head), scope.committed_ns)
         if scope.snapshot is None or scope.snapshot.last:
             await self._store_cursor(cursor, ack.fingerprint)
             if ack.fingerprint and ack.fingerprint != encode_fingerprint(scope.fingerprint):

@@ -12,7 +12,7 @@ __all__ = ["POLL_SECONDS", "Head", "HeadWatch"]
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,18 @@ class Head:
 class HeadWatch:
     """Watches one session. Belongs to the event loop."""
 
-    def __init__(self, session: str, control_socket: Path, indexes: IndexPool, workers: Workers) -> None:
+    def __init__(
+        self,
+        session: str,
+        control_socket: Path,
+        indexes: IndexPool,
+        workers: Workers,
+        *,
+        on_gone: Callable[[], None] = lambda: None,
+        on_taken_back: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_gone` is called whenever the session is found to have no index, `on_taken_back` when its head is
+        lower than it was: an older index was put in its place."""
         self.session = session
         self.head: Head | None = None
         """None until the index was read, and when there is none."""
@@ -57,6 +68,8 @@ class HeadWatch:
         self._socket = control_socket
         self._indexes = indexes
         self._workers = workers
+        self._on_gone = on_gone
+        self._on_taken_back = on_taken_back
         self._listeners: set[asyncio.Event] = set()
         self._history: deque[tuple[int, int]] = deque()
         self._kick = asyncio.Event()
@@ -127,7 +140,7 @@ class HeadWatch:
     async def _poll(self) -> None:
         while True:
             self._kick.clear()
-            await self._look()
+            await self.look()
             self._looked.set()
             settled = time.monotonic() - self._changed_at > _SETTLING_SECONDS
             wait = _POLL_SUBSCRIBED_SECONDS if self.subscribed and settled else POLL_SECONDS
@@ -135,16 +148,25 @@ class HeadWatch:
                 async with asyncio.timeout(wait):
                     await self._kick.wait()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Read the index now. What it says counts, also if it is less than what was known."""
+        before = self.head
         try:
             found = await self._workers.run(self._read)
         except SessionNotFound as error:
             self.head = None
             self._trouble(error)
+            self._on_gone()
         except (GhostError, OSError) as error:
             self._trouble(error)
         else:
             self.problem = None
+            head = found[0]
+            if before is not None and before.epoch == head.epoch and before.seq > head.seq:
+                # Whatever was known before the read began was in that index.
+                log.warning("history_taken_back", session=self.session, was=before.seq, head=head.seq)
+                self.head = None
+                self._on_taken_back()
             self.observe(*found)
 
     def _read(self) -> tuple[Head, int]:

@@ -145,10 +145,11 @@ class HubService:
             attendance = self._roster.of(hello.session, node_id)
             token = self._roster.arrive(attendance)
 
-            async def store(cursor: Cursor, fingerprint: bytes) -> None:
-                await self._membering.run(
-                    self._opened.acknowledge, hello.session, node_id, cursor, fingerprint, durable=False
-                )
+            async def store(cursor: Cursor, fingerprint: bytes | None) -> None:
+                await self._membering.run(self._store, hello.session, node_id, cursor, fingerprint)
+
+            async def lease(cursor: Cursor) -> None:
+                await self._membering.run(self._opened.lease, hello.session, node_id, cursor)
 
             stream = FollowStream(
                 source,
@@ -160,6 +161,7 @@ class HubService:
                 spool_dir=self._data.snapshots,
                 compressor=self._compressor(node_id, context.peer()),
                 store_cursor=store,
+                lease=lease,
             )
             bound = log.bind(session=hello.session, node_id=node_id.hex())
             bound.info("node_follows", cursor=hello.seq, peer=context.peer())
@@ -201,6 +203,12 @@ class HubService:
                     *(report.session(source, those) for source, those in sources)
                 ),
             )
+
+    def _store(self, session: str, node_id: bytes, cursor: Cursor, fingerprint: bytes | None) -> None:
+        members = self._opened
+        if fingerprint is None and members.cursor(session, node_id) == cursor:
+            return  # with its fingerprint
+        members.acknowledge(session, node_id, cursor, fingerprint, durable=False)
 
     @property
     def _opened(self) -> Members:

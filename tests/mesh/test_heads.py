@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ from ghostfs.mesh.owner import owner_status
 from ghostfs.mesh.workers import Workers
 from ghostfs.mirror.control import frame
 from ghostfs.v1 import control_pb2 as pb
+
+
+def copy_index(session: Any, path: Path) -> None:
+    """A backup of the index."""
+    with closing(sqlite3.connect(session.layout.index_db)) as index, closing(sqlite3.connect(path)) as copy:
+        index.backup(copy)
+
+
+def put_back(session: Any, path: Path) -> None:
+    """Restore a backup, as somebody does who leaves the index in."""
+    for suffix in ("-wal", "-shm"):
+        session.layout.index_db.with_name(f"index.db{suffix}").unlink(missing_ok=True)
+    path.replace(session.layout.index_db)
+    session.index = Index.open(session.layout.index_db)
 
 
 class Owner:
@@ -57,10 +72,10 @@ class Owner:
 
 
 @asynccontextmanager
-async def watching(session: Any) -> AsyncIterator[HeadWatch]:
+async def watching(session: Any, **told: Any) -> AsyncIterator[HeadWatch]:
     pool = IndexPool(session.layout.index_db, session.name)
     workers = Workers("test-index", 1)
-    watch = HeadWatch(session.name, session.layout.control_socket, pool, workers)
+    watch = HeadWatch(session.name, session.layout.control_socket, pool, workers, **told)
     try:
         await watch.ready()
         yield watch
@@ -86,18 +101,43 @@ def test_polled_pushed_and_polled_again(session: Any, run: Any, until: Any) -> N
                 await until(lambda: bool(owner.subscribers))
                 with watch.listening() as changed:
                     begun = time.monotonic()
-                    owner.push(epoch, 1_000)
+                    (session.tree / "b").touch()
+                    session.sync()
+                    owner.push(epoch, session.index.head())
                     await changed.wait()
                 assert time.monotonic() - begun < POLL_SECONDS / 2
-                assert watch.head == Head(epoch, 1_000)
+                assert watch.head == Head(epoch, session.index.head())
                 assert watch.subscribed
-                owner.push(epoch, 999)
+                owner.push(epoch, first)
             await until(lambda: not watch.subscribed)
-            assert watch.head == Head(epoch, 1_000)
+            assert watch.head == Head(epoch, session.index.head())
             session.new_index()
             await until(lambda: watch.head.epoch == session.index.epoch)
 
     run(scenario())
+
+
+@pytest.mark.allows_log("history_taken_back")
+def test_a_history_that_was_taken_back(session: Any, run: Any, until: Any, logged: Any) -> None:
+    told = []
+
+    async def scenario() -> None:
+        async with watching(session, on_taken_back=lambda: told.append(True)) as watch:
+            before = session.index.head()
+            older = session.layout.index_db.with_name("older")
+            copy_index(session, older)
+            (session.tree / "a").touch()
+            session.sync()
+            await until(lambda: watch.head.seq > before)
+            session.index.close()
+            put_back(session, older)
+            with watch.listening() as changed:
+                await until(changed.is_set)
+            assert watch.head == Head(session.index.epoch, before)
+            await watch.look()
+
+    run(scenario())
+    assert len(told) == len(logged.named("history_taken_back")) == 1
 
 
 def test_how_long_changes_have_waited(session: Any, run: Any) -> None:
