@@ -11,6 +11,7 @@
     working     what the tree has and the index has not, logged before it happens
     settle      when a changed file settles; pure
     gather      from the working set to cells
+    gathered    one commit in the making
     cells       a stat result as an inode cell's values
     capture     the thread that commits, a group at a time
     spool       blocks of files that never rest, and which of them to keep: spooling

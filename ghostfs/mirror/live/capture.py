@@ -19,7 +19,8 @@ from ghostfs.content import EMPTY
 from ghostfs.errors import GhostError, InvalidCell
 from ghostfs.index import Commit, Index, State
 from ghostfs.mirror.live.cells import cell_of
-from ghostfs.mirror.live.gather import Gathered, Gatherer, Sealed
+from ghostfs.mirror.live.gather import Gatherer
+from ghostfs.mirror.live.gathered import Gathered, Sealed
 from ghostfs.mirror.live.identities import Identities
 from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.model import Kind

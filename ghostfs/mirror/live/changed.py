@@ -53,6 +53,13 @@ class Changed(Inodes):
 
     def xattrs_for_commit(self, record: Record) -> bytes:
         """The user attributes to be committed, encoded."""
+        try:
+            return self._user_attributes(record)
+        except PermissionError:
+            with self._rights.readable(record.name, self._parent_fd(record)):
+                return self._user_attributes(record)
+
+    def _user_attributes(self, record: Record) -> bytes:
         path, follow = self._proc_path(record)
         names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
         return encode_xattrs(
@@ -83,18 +90,9 @@ class Changed(Inodes):
                 return self._rights.open_file(record.name, self._directories.fd(record.parent))
 
     @contextlib.contextmanager
-    def reaching(self, record: Record, *, reading: bool = False) -> Iterator[None]:
-        """Meanwhile the record's place can be looked at, and its file be read, though modes of ours forbid it."""
-        with contextlib.ExitStack() as lent:
-            lent.enter_context(self._rights.way(self._directories, self._locate, record.parent))
-            if reading:
-                pinned = os.open(
-                    record.name or b".",
-                    os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC,
-                    dir_fd=self._parent_fd(record),
-                )
-                lent.callback(os.close, pinned)
-                lent.enter_context(self._rights.lent(pinned, 0o400))
+    def reaching(self, record: Record) -> Iterator[None]:
+        """Meanwhile the record's place can be looked at, though modes of directories of ours forbid that."""
+        with self._rights.way(self._directories, self._locate, record.parent):
             yield
 
     def path(self, record: Record) -> str:
@@ -121,6 +119,8 @@ class Changed(Inodes):
     def let_go(self, record: Record) -> None:
         """The record is not going into the index after all, this time."""
         record.in_commit = False
+        if not record.content_dirty:
+            self._closed.drop(record)
         self._drop_if_idle(record)
 
     def _can_reopen(self, record: Record) -> bool:

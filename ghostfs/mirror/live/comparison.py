@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = ["Comparison", "ToHash"]
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from ghostfs.mirror.xattrs import encode_xattrs
 from ghostfs.model import Inode, InodeId, Kind, kind_of_mode
 
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_PINNED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +113,11 @@ class Comparison:
     def _look_with(
         self, rights: Rights, inode: InodeId, fd: int, name: bytes, st: os.stat_result
     ) -> tuple[Inode, int]:
-        with contextlib.ExitStack() as undo:
-            pinned = os.open(name, _PINNED, dir_fd=fd)
-            undo.callback(os.close, pinned)
-            with rights.lent(pinned, 0o400):
-                cell, opened = self._look(inode, fd, name, st)
-            # Lending and giving back has changed the change time: by this one it will be known again.
-            return replace(cell, backing=backing_of(os.fstat(pinned))), opened
+        with rights.readable(name, fd):
+            cell, opened = self._look(inode, fd, name, st)
+        # Lending and giving back has changed the change time: by this one it will be known again.
+        now = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return replace(cell, backing=backing_of(now)), opened
 
     def _user_attributes(self, fd: int, name: bytes) -> bytes:
         path = b"/proc/self/fd/%d/%s" % (fd, name)

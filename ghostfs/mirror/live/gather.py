@@ -8,19 +8,19 @@ sealed goes back; nothing is ever lost between the two.
 
 from __future__ import annotations
 
-__all__ = ["Gathered", "Gatherer", "Sealed"]
+__all__ = ["Gatherer"]
 
 import contextlib
 import errno
 import os
 import time
 from collections.abc import Container
-from dataclasses import dataclass, field
 
 import structlog
 
 from ghostfs.content import BlockList, Settlement
 from ghostfs.errors import GhostError, Superseded
+from ghostfs.mirror.live.gathered import Gathered, Sealed, Taken
 from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.records import Record
@@ -40,50 +40,6 @@ _PATIENCE = 3
 
 _PARALLEL_FROM = 8
 """Blocks to be read back from which the hashing pool is worth its wake-ups."""
-
-
-@dataclass(slots=True)
-class Taken:
-    """One inode taken out of the working set."""
-
-    record: Record
-    settlement: Settlement | None = None
-    """The content too, if it settles."""
-    failed: OSError | GhostError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """One inode as it goes into the index."""
-
-    record: Record
-    st: os.stat_result
-    blocks: BlockList | None
-    """New content; `None` leaves the content that the index has."""
-    target: bytes
-    xattrs: bytes
-
-
-@dataclass(slots=True)
-class Gathered:
-    """One commit in the making."""
-
-    names: Names
-    taken: list[Taken]
-    sealed: list[Sealed] = field(default_factory=list)
-    held: list[tuple[InodeId, bytes]] = field(default_factory=list)
-    """Places whose files the index cannot have yet: they stay behind."""
-    bytes_hashed: int = 0
-    bytes_reread: int = 0
-    """What hashing this content has cost since it last settled."""
-    returned: int = 0
-    """Inodes that went back, because somebody wrote to them or they could not be read."""
-    trouble: OSError | GhostError | None = None
-    """Why something went back that should have been committed."""
-
-    @property
-    def empty(self) -> bool:
-        return not (self.names or self.taken)
 
 
 class Gatherer:
@@ -114,6 +70,8 @@ class Gatherer:
             ready, working.ready = working.ready, {}
             gathered = Gathered({}, [])
             for record in ready.values():
+                if record.id in working.unreadable:
+                    self._all_anew(record)
                 if record.content_dirty and not self._settles(record):
                     working.hot[record.id] = record
             held = {record.id for record in working.hot.values() if not record.in_index}
@@ -170,7 +128,11 @@ class Gatherer:
                 sealed = None
                 try:
                     if not record.unlinked:
-                        sealed = self._seal(gathered, taken)
+                        sealed = self._seal_with_rights(gathered, taken)
+                except PermissionError:
+                    self._unreadable(record)
+                    gone.add(record.id)
+                    continue
                 except (OSError, GhostError) as error:
                     if isinstance(error, OSError) and error.errno in _GONE:
                         self._lost(record)
@@ -299,6 +261,23 @@ class Gatherer:
         record.attrs_dirty = record.content_dirty = record.due = False
         self._working.hot.pop(record.id, None)
 
+    def _unreadable(self, record: Record) -> None:
+        """Another user's, who does not let us: what the index has of it stands, until it changes again."""
+        working = self._working
+        if record.id not in working.unreadable:
+            working.unreadable.add(record.id)
+            log.warning("unreadable", inode=record.id, path=self._mirror.path(record))
+        record.attrs_dirty = record.content_dirty = record.due = False
+        working.hot.pop(record.id, None)
+
+    def _all_anew(self, record: Record) -> None:
+        """Something of what could not be read has changed, perhaps who may read it: all of it is due."""
+        self._working.unreadable.discard(record.id)
+        if record.kind is Kind.FILE and not record.unlinked:
+            content = self._mirror.map_of(record)
+            content.touch(0, content.size)
+            record.content_dirty = record.due = True
+
     @staticmethod
     def _in_index(gathered: Gathered, inode: InodeId) -> bool:
         return any(taken.record.id == inode and taken.record.in_index for taken in gathered.taken)
@@ -344,12 +323,22 @@ class Gatherer:
             if not siblings:
                 del gathered.names[parent]
 
+    def _seal_with_rights(self, gathered: Gathered, taken: Taken) -> Sealed | None:
+        try:
+            return self._seal(gathered, taken)
+        except PermissionError:
+            with self._mirror.reaching(taken.record):
+                return self._seal(gathered, taken)
+
     def _seal(self, gathered: Gathered, taken: Taken) -> Sealed | None:
         record = taken.record
         if taken.failed is not None:
             raise taken.failed
         if taken.settlement is None and record.content_dirty and not record.in_index:
             return None
+        target = self._mirror.target_for_commit(record) if record.kind is Kind.SYMLINK else b""
+        # Before the times are taken: to read them, the mode may have to be another one for a moment.
+        xattrs = self._mirror.xattrs_for_commit(record) if self._xattrs else b""
         blocks: BlockList | None = None
         if taken.settlement is not None:
             blocks = self._finish(taken, taken.settlement)
@@ -362,8 +351,6 @@ class Gatherer:
             st = self._mirror.stat_of_content(record)
         else:
             st = self._mirror.stat_for_commit(record)
-        target = self._mirror.target_for_commit(record) if record.kind is Kind.SYMLINK else b""
-        xattrs = self._mirror.xattrs_for_commit(record) if self._xattrs else b""
         return Sealed(record, st, blocks, target, xattrs)
 
     def _finish(self, taken: Taken, settlement: Settlement) -> BlockList | None:

@@ -121,10 +121,16 @@ class Rights:
             PermissionError: not even so.
             OSError: as open(2).
         """
+        with self.readable(name, dir_fd) as pinned:
+            return os.open(b"/proc/self/fd/%d" % pinned, _READ)
+
+    @contextlib.contextmanager
+    def readable(self, name: bytes, dir_fd: int) -> Iterator[int]:
+        """Meanwhile a file may be read, if it is ours; gives an O_PATH descriptor of it."""
         pinned = os.open(name, _PINNED, dir_fd=dir_fd)
         try:
             with self.lent(pinned, _READ_FILE):
-                return os.open(b"/proc/self/fd/%d" % pinned, _READ)
+                yield pinned
         finally:
             os.close(pinned)
 

@@ -39,6 +39,7 @@ from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.mirror.live.working import WorkingSet
 from ghostfs.mirror.owner import OwnerLock
 from ghostfs.mirror.syscalls import boot_id, syncfs
+from ghostfs.model import InodeId
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,8 @@ class Recovery:
     bytes_read: int = 0
     changed: int = 0
     seconds: float = 0.0
+    unreadable: frozenset[InodeId] = frozenset()
+    """What may not be read, so that the index has an old state of it."""
 
 
 def create_session(layout: SessionLayout) -> None:
@@ -123,6 +126,7 @@ class OwnedMirror:
         self._lookups = Index.open(layout.index_db)
         self._identities = identities = Identities(Index.open(layout.index_db))
         self.working = WorkingSet(self._dirty_log)
+        self.working.unreadable |= recovery.unreadable
         self.mirror = Mirror(root_fd, self._lookups, self.working, identities, rights)
         rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
         gatherer = Gatherer(self.mirror, self.working, rule, pool, xattrs=settings.xattrs)
@@ -271,8 +275,9 @@ def _set_aside(layout: SessionLayout, error: IndexDamaged) -> None:
 
 
 def _ending(index: Index, layout: SessionLayout) -> Ending:
+    left = False
     try:
-        DirtyLog.entries(layout.dirty_log)
+        left = bool(DirtyLog.entries(layout.dirty_log))
     except GhostError as error:
         layout.dirty_log.rename(layout.dirty_log.with_name(layout.dirty_log.name + ".damaged"))
         log.warning("dirty_log_damaged", session=layout.name, error=str(error))
@@ -280,7 +285,8 @@ def _ending(index: Index, layout: SessionLayout) -> Ending:
     if clean is None or index.head() == 0:
         return Ending.NO_INDEX
     if clean == "1":
-        return Ending.CLEAN
+        # What could not be read is still named, and perhaps can be now.
+        return Ending.KILLED if left else Ending.CLEAN
     if boot != boot_id():
         return Ending.POWER_CUT
     return Ending.KILLED if layout.dirty_log.exists() else Ending.RESCAN
@@ -320,8 +326,8 @@ def _recover(
             commit.new_epoch()
     apply(index, findings)
     with DirtyLog(layout.dirty_log) as dirty:
-        dirty.reset()
-    recovery = _report(ending, findings, time.monotonic() - started)
+        dirty.reset(_unreadable(index, findings))
+    recovery = _report(index, ending, findings, time.monotonic() - started)
     if ending is not Ending.NO_INDEX or findings.files_read:
         log.info(
             "recovered",
@@ -336,7 +342,12 @@ def _recover(
     return recovery
 
 
-def _report(ending: Ending, findings: Findings, seconds: float) -> Recovery:
+def _unreadable(index: Index, findings: Findings) -> frozenset[InodeId]:
+    inodes = {inode for inode in findings.unreadable.values() if inode is not None}
+    return frozenset(inode for inode in inodes if index.inode_light(inode) is not None)
+
+
+def _report(index: Index, ending: Ending, findings: Findings, seconds: float) -> Recovery:
     return Recovery(
         ending,
         looked_at=findings.looked_at,
@@ -344,4 +355,5 @@ def _report(ending: Ending, findings: Findings, seconds: float) -> Recovery:
         bytes_read=findings.bytes_read,
         changed=len(findings.names) + len(findings.inodes),
         seconds=seconds,
+        unreadable=_unreadable(index, findings),
     )

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ghostfs.content import BLOCK_SIZE, EMPTY, BlockList, block_digest
-from ghostfs.mirror.live.gather import Sealed
+from ghostfs.mirror.live.gathered import Sealed
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.spool import Spool
 from ghostfs.mirror.live.working import WorkingSet

@@ -53,6 +53,8 @@ class WorkingSet:
         """Inodes with changed content that are open for writing."""
         self.absent: tuple[InodeId, bytes] | None = None
         """A name that was looked for and is not there, until any name changes: whoever makes a file looks first."""
+        self.unreadable: set[InodeId] = set()
+        """Inodes of which the index has an old state, for they may not be read: dirty.log goes on naming them."""
         self.generation = 0
         """How often dirty.log was emptied."""
         self._log = log
@@ -139,11 +141,11 @@ class WorkingSet:
 
     def compact_log(self) -> None:
         """Empties dirty.log once the index knows everything; shortens it if that never comes."""
-        if self.empty:
+        if self.empty and not self.unreadable:
             self._log.reset()
         elif self._logged > _COMPACT_FROM + 2 * len(self):
             self._log.reset(
-                self.ready.keys() | self.hot.keys(),
+                self.ready.keys() | self.hot.keys() | self.unreadable,
                 (
                     DirtyDirent(parent, name, child)
                     for parent, siblings in self.names.items()

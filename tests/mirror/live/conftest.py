@@ -16,7 +16,7 @@ from ghostfs.content import BlockList
 from ghostfs.index import Delta
 from ghostfs.mirror.layout import DataDir, SessionLayout
 from ghostfs.mirror.live.capture import Capture
-from ghostfs.mirror.live.gather import Gathered
+from ghostfs.mirror.live.gathered import Gathered
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.records import FileHandle
 from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror, create_session

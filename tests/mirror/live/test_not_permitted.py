@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from ghostfs.content import BLOCK_SIZE
+from ghostfs.mirror.live import rights
 from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.verify import verify
+from ghostfs.model import NEVER, Kind
 
 NOBODY = 65534
 
@@ -151,7 +155,7 @@ def test_a_mode_that_a_killed_process_had_changed_is_put_back(as_nobody: AsNobod
         live.kill()
         reading = os.fork()
         if reading == 0:
-            HashPool.map = lambda *_: next(iter(_[2])) and os._exit(0)  # type: ignore[assignment, method-assign]
+            HashPool.map = lambda *_: next(iter(_[2])) and os._exit(0)  # type: ignore[method-assign]
             live.open()
         os.waitpid(reading, 0)
         assert (live.layout.tree / "shut").stat().st_mode & 0o777 == 0o500, "killed at the worst moment"
@@ -229,5 +233,124 @@ def test_verify_says_what_it_may_not_read_and_changes_no_mode(as_nobody: AsNobod
         assert [problem.path for problem in report.problems] == ["file", "shut/sub"]
         assert all("may not be read" in problem.what for problem in report.problems)
         assert os.stat(live.layout.tree / "shut/sub").st_ctime_ns == before
+
+    as_nobody(history)
+
+
+# --- while it is mounted ------------------------------------------------------------------------------
+
+
+def test_a_file_that_only_may_be_written_settles(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        inode = live.write("file", b"a" * (BLOCK_SIZE + 50))
+        live.drain()
+        live.mirror.setattr(inode, mode=0o200)
+        live.drain()
+        handle = live.mirror.open_file(inode, os.O_WRONLY)
+        live.mirror.write(handle, 100, b"in the middle")
+        live.drain()
+        live.mirror.write(handle, BLOCK_SIZE + 3, b"and at the end")
+        live.mirror.release(handle)
+        live.drain()
+        assert live.indexed()[b"/file"][1] == 0o200
+        assert not live.layout.lent_modes.exists()
+        live.close()
+        assert live.open(rescan=True).recovery.files_read == 0
+        live.mirror.setattr(inode, mode=0o600)
+        live.settled()
+
+    as_nobody(history)
+
+
+def test_a_directory_that_is_closed_before_what_is_in_it_is_committed(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        live.mkdir("a")
+        live.mkdir("a/b")
+        live.drain()
+        live.write("a/b/file", b"content")
+        live.mirror.symlink(live.id("a/b"), b"link", b"target", 0, 0)
+        live.mkdir("a/b/c")
+        live.mirror.setxattr(live.id("a/b/file"), b"user.x", b"y")
+        live.mirror.setattr(live.id("a/b/file"), mode=0)
+        live.mirror.setattr(live.id("a/b"), mode=0)
+        live.mirror.setattr(live.id("a"), mode=0o200)
+        live.drain()
+        assert live.owned.capture.stats.failures == 0
+        found = live.indexed()
+        assert [found[path][1] for path in (b"/a", b"/a/b", b"/a/b/file")] == [0o200, 0, 0]
+        row = next(row for row in live.owned._lookups.delta_since(NEVER).inodes if row.kind is Kind.FILE)
+        assert row.xattrs
+        head = live.owned._lookups.head()
+        live.close()
+        live.open(rescan=True)
+        assert live.owned._lookups.head() == head, "nothing that followers could see"
+        live.mirror.setattr(live.id("a"), mode=0o700)
+        live.mirror.setattr(live.id("a/b"), mode=0o700)
+        live.mirror.setattr(live.id("a/b/file"), mode=0o700)
+        live.settled()
+
+    as_nobody(history, xattrs=True)
+
+
+def not_ours(now: os.stat_result) -> bool:
+    return now is None
+
+
+def nothing_is_ours() -> None:
+    rights._may_change = not_ours
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_what_may_not_be_read_back_stops_nothing_else_and_is_read_when_it_may(
+    as_nobody: AsNobody, end: str
+) -> None:
+    def history(live: Any) -> None:
+        inode = live.write("file", b"a" * 500)
+        live.drain()
+        live.mirror.setattr(inode, mode=0o200)
+        live.drain()
+        handle = live.mirror.open_file(inode, os.O_WRONLY)
+        live.mirror.write(handle, 100, b"in the middle")
+        live.mirror.release(handle)
+        allowed = rights._may_change
+        nothing_is_ours()
+        live.write("other", b"other")
+        with capture_logs() as said:
+            live.drain()
+            live.mirror.setattr(live.id("other"), mode=0o600)
+            live.drain()
+        assert [event["path"] for event in said if event["event"] == "unreadable"] == ["file"]
+        before = live.indexed()
+        assert before[b"/other"][1] == 0o600
+        rights._may_change = allowed
+        getattr(live, end)()
+        with capture_logs() as said:
+            live.open()
+        assert live.indexed()[b"/file"] != before[b"/file"], "what dirty.log says was looked at"
+        live.mirror.setattr(inode, mode=0o600)
+        live.settled()
+
+    as_nobody(history)
+
+
+def test_what_could_not_be_read_is_read_when_its_mode_says_so(as_nobody: AsNobody) -> None:
+    def history(live: Any) -> None:
+        inode = live.write("file", b"a" * 500)
+        live.drain()
+        live.mirror.setattr(inode, mode=0o200)
+        handle = live.mirror.open_file(inode, os.O_WRONLY)
+        live.mirror.write(handle, 100, b"in the middle")
+        live.mirror.release(handle)
+        nothing_is_ours()
+        live.drain()
+        descriptors = len(os.listdir("/proc/self/fd"))
+        live.mirror.forget(inode)
+        live.kill()
+        live.open()
+        live.write("other", b"other")
+        live.drain()
+        live.mirror.setattr(live.id("file"), mode=0o600)
+        live.settled()
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
 
     as_nobody(history)
