@@ -214,6 +214,8 @@ class OwnedMirror:
             try:
                 syncfs_of(self.layout)
                 _mark(self.layout, clean=True)
+                # It may still name what was announced and failed, which is nothing to look at.
+                self._dirty_log.reset(self.working.unreadable)
             except (OSError, GhostError) as error:
                 log.error("not_stopped_clean", session=self.layout.name, error=str(error))  # noqa: TRY400
                 return False

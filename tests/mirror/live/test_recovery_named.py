@@ -58,6 +58,14 @@ def test_a_clean_start_reads_nothing(live: Any) -> None:
     live.check()
 
 
+def test_what_was_announced_and_failed_is_forgotten_by_a_clean_stop(live: Any) -> None:
+    standing(live)
+    with pytest.raises(FileExistsError):
+        live.mkdir("a")
+    live.close()
+    assert live.open().recovery.ending is Ending.CLEAN
+
+
 def test_a_chain_of_moves_of_one_directory_keeps_what_is_in_it(live: Any) -> None:
     standing(live)
     kept = live.id("a/sub/deep")
