@@ -30,6 +30,9 @@ _IGNORED_FLAGS: Final = ~(os.O_DIRECT | os.O_SYNC | os.O_APPEND | os.O_NOATIME)
 """Open flags that are the kernel's affair: it aligns and appends itself, and follows a synchronous write
 with a request to fsync."""
 
+_PRIVILEGED: Final = 0
+"""Who has CAP_FSETID as far as a request tells: set-user-id survives what this user writes."""
+
 _NO_PARENT_INODE: Final = 0xFFFF_FFFF
 """What readdir shows for `..`, as libfuse does where the number is not known."""
 
@@ -52,8 +55,6 @@ class Operations(pyfuse3.Operations):
         self._handles = HandleTable()
         self._files = self._handles.files
         self._lookups: dict[int, int] = {}
-        self._removed: dict[int, pyfuse3.EntryAttributes] = {}
-        """Directories that were removed and are still somebody's working directory, as they were."""
         self._threads = trio.CapacityLimiter(16)
 
     @property
@@ -86,7 +87,6 @@ class Operations(pyfuse3.Operations):
                 lookups[inode] = left
                 continue
             lookups.pop(inode, None)
-            self._removed.pop(inode, None)
             try:
                 self._mirror.forget(InodeId(inode))
             except Exception as error:  # noqa: BLE001 (see above)
@@ -134,12 +134,7 @@ class Operations(pyfuse3.Operations):
     def rmdir(self, parent: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
         if claims(parent, name):
             refuse()
-        found = self._mirror.lookup(parent, name)
         self._mirror.rmdir(parent, name)
-        if found is not None and found[0] in self._lookups:
-            inode, st = found
-            self._removed[inode] = entry = entry_of(inode, st)
-            entry.st_nlink = 0
 
     @handler
     def rename(
@@ -167,8 +162,7 @@ class Operations(pyfuse3.Operations):
     def getattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if is_virtual(inode):
             return self._overlay.getattr(inode)
-        removed = self._removed.get(inode)
-        return entry_of(inode, self._mirror.getattr(inode)) if removed is None else removed
+        return entry_of(inode, self._mirror.getattr(inode))
 
     @handler
     def setattr(
@@ -177,8 +171,10 @@ class Operations(pyfuse3.Operations):
         wanted: pyfuse3.EntryAttributes,
         fields: pyfuse3.SetattrFields,
         fh: int | None,
-        _ctx: pyfuse3.RequestContext,
+        ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        # Without any field it is a chown(2) that changes nobody, or a write(2) by somebody who may not write
+        # to what has set-user-id: with HANDLE_KILLPRIV, the kernel leaves to us what either does to the mode.
         if is_virtual(inode):
             refuse()
         st = self._mirror.setattr(
@@ -190,6 +186,7 @@ class Operations(pyfuse3.Operations):
             atime_ns=wanted.st_atime_ns if fields.update_atime else None,
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
             handle=None if fh is None else self._files.get(fh),
+            keep_setid=ctx.uid == _PRIVILEGED,
         )
         return entry_of(inode, st)
 
@@ -217,12 +214,12 @@ class Operations(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle)), self._known(inode, st)
 
     @handler
-    def open(self, inode: InodeId, flags: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+    def open(self, inode: InodeId, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         # keep_cache is pyfuse3's default: content changes through this mount, or the inode gets another id.
         if is_virtual(inode):
             file = self._overlay.open(inode, flags)
             return pyfuse3.FileInfo(fh=self._handles.add_overlay(file), keep_cache=False)
-        handle = self._mirror.open_file(inode, flags & _IGNORED_FLAGS)
+        handle = self._mirror.open_file(inode, flags & _IGNORED_FLAGS, keep_setid=ctx.uid == _PRIVILEGED)
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle))
 
     @handler

@@ -191,23 +191,37 @@ def test_modes_owners_and_times(here: Path) -> None:
     assert path.stat().st_mtime_ns > st.st_mtime_ns
 
 
-@pytest.mark.parametrize("change", ["write", "truncate", "open", "chown"])
-def test_writing_takes_setuid_and_setgid_away(here: Path, change: str) -> None:
-    path = here / f"f-{change}"
+@pytest.mark.parametrize(
+    "change",
+    [
+        "fd=os.open('f',os.O_WRONLY); os.write(fd,b'y')",
+        "os.truncate('f',0)",
+        "os.open('f',os.O_WRONLY|os.O_TRUNC)",
+        "os.chown('f',-1,-1)",
+    ],
+    ids=["write", "truncate", "open", "chown"],
+)
+def test_what_a_user_changes_loses_setuid_and_setgid(here: Path, change: str) -> None:
+    path = here / "f"
+    path.write_bytes(b"x")
+    os.chown(path, NOBODY, NOBODY)
+    os.chmod(path, 0o6777)
+    who = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    subprocess.run([*who, sys.executable, "-c", f"import os\n{change}"], check=True, cwd=here)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777
+
+
+def test_what_root_writes_keeps_setuid(here: Path) -> None:
+    path = here / "f"
     path.write_bytes(b"x")
     os.chmod(path, 0o6755)
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, b"y")
+    os.ftruncate(fd, 10)
+    os.close(fd)
+    os.truncate(path, 3)
     assert stat.S_IMODE(path.stat().st_mode) == 0o6755
-    match change:
-        case "write":
-            fd = os.open(path, os.O_WRONLY)
-            os.write(fd, b"y")
-            os.close(fd)
-        case "truncate":
-            os.truncate(path, 0)
-        case "open":
-            os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
-        case _:
-            os.chown(path, NOBODY, NOBODY)
+    os.chown(path, NOBODY, NOBODY)
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 __all__ = ["OPEN_MASK", "Files"]
 
-import errno
 import os
 import stat
 
@@ -22,22 +21,27 @@ OPEN_MASK = ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_APPEND | 
 class Files(Changed):
     """What is done with open files."""
 
-    def open_file(self, inode: InodeId, flags: int) -> FileHandle:
-        """Opens a regular file. `O_APPEND` is the kernel's affair and `O_CREAT` is `create`'s."""
+    def open_file(self, inode: InodeId, flags: int, *, keep_setid: bool = False) -> FileHandle:
+        """Opens a regular file. `O_APPEND` is the kernel's affair and `O_CREAT` is `create`'s.
+
+        `O_TRUNC` truncates also what is opened for reading alone, as Linux does, and takes set-user-id away
+        unless `keep_setid`.
+        """
         writable = flags & os.O_ACCMODE != os.O_RDONLY
+        truncated = bool(flags & os.O_TRUNC)
         with self._lock:
             record = self._record(inode)
             base = flags & OPEN_MASK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            fd = self._open_backing(record, base, writable=writable)
+            fd = self._open_backing(record, base, writable=writable or truncated)
             try:
-                if flags & os.O_TRUNC and writable:
+                if truncated:
                     if not record.unlinked:
                         self._working.announce_inode(record)
-                    record.writers += 1
+                    record.writers += writable
                     try:
-                        self._truncate(record, fd, 0)
+                        self._truncate(record, fd, 0, keep_setid=keep_setid)
                     finally:
-                        record.writers -= 1
+                        record.writers -= writable
             except BaseException:
                 os.close(fd)
                 raise
@@ -48,7 +52,10 @@ class Files(Changed):
         return os.pread(handle.fd, size, offset)
 
     def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
-        """Writes at `offset`; the number of bytes that the filesystem below took."""
+        """Writes at `offset`; the number of bytes that the filesystem below took.
+
+        Set-user-id stays: whoever knows the writer takes it away, by `setattr` without any attribute.
+        """
         record = handle.record
         with self._lock:
             if record.nlink == 0:
@@ -60,8 +67,6 @@ class Files(Changed):
                 self._working.announce_inode(record)
             written = os.pwrite(handle.fd, data, offset)
             blocks.write(offset, data if written == len(data) else data[:written])
-            if record.setid:
-                self._drop_setid(record, handle.fd)
             self._working.content_changed(record)
             return written
 
@@ -78,9 +83,9 @@ class Files(Changed):
     def fsync_directory(self, inode: InodeId) -> None:
         """Makes a directory's entries durable in the tree. Blocks: call it off the loop."""
         with self._lock:
-            fd = os.open(
-                b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directories.fd(inode)
-            )
+            record = self._record(inode)
+            at = self._fd_of_unlinked(record) if record.unlinked else self._directories.fd(inode)
+            fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
         try:
             os.fsync(fd)
         finally:
@@ -101,7 +106,10 @@ class Files(Changed):
                     self._closed.keep(record, handle.fd)
                     self._working.settle(record)
                     return
-            os.close(handle.fd)
+            if record.unlinked and record.known and record.kept_fd is None and not handles:
+                record.kept_fd = handle.fd
+            else:
+                os.close(handle.fd)
             self._drop_if_idle(record)
 
     @property
@@ -117,6 +125,9 @@ class Files(Changed):
                 for handle in record.handles or ():
                     os.close(handle.fd)
                 record.handles = None
+                if record.kept_fd is not None:
+                    os.close(record.kept_fd)
+                    record.kept_fd = None
             self._closed.close()
             self._records.clear()
             self._directories.close()
@@ -127,9 +138,7 @@ class Files(Changed):
     def _open_backing(self, record: Record, base: int, *, writable: bool) -> int:
         """Opens the backing file, for reading too where that is allowed, so that it can be settled."""
         if record.unlinked:
-            if not record.handles:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            path: bytes | str = f"/proc/self/fd/{record.handles[-1].fd}"
+            path: bytes | str = f"/proc/self/fd/{self._fd_of_unlinked(record)}"
             base &= ~os.O_NOFOLLOW
             parent_fd = None
         else:
@@ -153,35 +162,34 @@ class Files(Changed):
                 self._working.hot[record.id] = record
         return handle
 
-    def _truncate(self, record: Record, fd: int | None, size: int) -> None:
+    def _truncate(self, record: Record, fd: int | None, size: int, *, keep_setid: bool) -> None:
+        """Truncates by way of `fd`, which is open for writing, or of one of the record's, or of a new one."""
         blocks = record.map
         if blocks is None and not record.unlinked:
             blocks = self.map_of(record)
         writers = [handle for handle in record.handles or () if handle.writable]
-        if writers:
-            os.ftruncate(writers[-1].fd, size)
-        elif fd is not None:
+        own = None
+        if fd is None and writers:
+            fd = writers[-1].fd
+        elif fd is None:
+            fd = own = self._open_backing(
+                record, os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, writable=True
+            )
+        try:
             os.ftruncate(fd, size)
-        else:
-            own = self._open_backing(record, os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, writable=True)
-            try:
-                os.ftruncate(own, size)
-            except BaseException:
-                os.close(own)
-                raise
-            fd = own
-            if not record.unlinked:
+            if blocks is not None and not record.unlinked:
+                blocks.truncate(size)
+                self._working.content_changed(record)
+            if record.setid and not keep_setid:
+                self._drop_setid(record, fd)
+        finally:
+            if own is not None and record.content_dirty and not record.unlinked:
                 self._closed.keep(record, own)
-        if record.setid:
-            self._drop_setid(record, writers[-1].fd if writers else fd)
-        if blocks is not None and not record.unlinked:
-            blocks.truncate(size)
-            self._working.content_changed(record)
+            elif own is not None:
+                os.close(own)
 
-    def _drop_setid(self, record: Record, fd: int | None) -> None:
-        """Writing takes set-user-id away, and set-group-id where the group may execute."""
-        if fd is None:
-            return
+    def _drop_setid(self, record: Record, fd: int) -> None:
+        """Takes set-user-id away, and set-group-id where the group may execute."""
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         keep = mode & ~stat.S_ISUID
         if mode & stat.S_IXGRP:

@@ -92,7 +92,10 @@ class Inodes:
     def readlink(self, inode: InodeId) -> bytes:
         """A symlink's target."""
         with self._lock:
-            return self.target_for_commit(self._record(inode))
+            record = self._record(inode)
+            if record.unlinked and record.kept_fd is not None:
+                return os.readlink(b"", dir_fd=record.kept_fd)
+            return self.target_for_commit(record)
 
     def statfs(self) -> os.statvfs_result:
         """The filesystem below."""
@@ -104,6 +107,7 @@ class Inodes:
             record = self._records.get(inode)
             if record is not None and inode != ROOT:
                 record.known = False
+                self._keep_no_more(record)
                 self._drop_if_idle(record)
 
     # --- for the other operations, with the lock held ----------------------------------------------------
@@ -176,13 +180,21 @@ class Inodes:
         if record.id == ROOT:
             return os.fstat(self._root_fd)
         if record.unlinked:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return os.fstat(self._fd_of_unlinked(record))
         return os.stat(record.name, dir_fd=self._directories.fd(record.parent), follow_symlinks=False)
 
-    def _any_fd(self, record: Record) -> int | None:
-        if record.unlinked and record.handles:
+    def _fd_of_unlinked(self, record: Record) -> int:
+        """What still leads to an inode without a name; perhaps an O_PATH descriptor."""
+        if record.handles:
             return record.handles[-1].fd
-        return None
+        if record.kept_fd is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return record.kept_fd
+
+    def _keep_no_more(self, record: Record) -> None:
+        if record.kept_fd is not None:
+            os.close(record.kept_fd)
+            record.kept_fd = None
 
     def _proc_path(self, record: Record) -> tuple[bytes, bool]:
         """A path for calls that know no descriptors of directories, and whether to follow it to its end."""
@@ -190,12 +202,11 @@ class Inodes:
             return b"/proc/self/fd/%d/." % self._root_fd, False
         if not record.unlinked:
             return b"/proc/self/fd/%d/%s" % (self._directories.fd(record.parent), record.name), False
-        if not record.handles:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return b"/proc/self/fd/%d" % record.handles[-1].fd, True
+        return b"/proc/self/fd/%d" % self._fd_of_unlinked(record), True
 
     def _drop_if_idle(self, record: Record) -> None:
         if record.idle and record.settle_fd is None and record.id != ROOT:
             self._records.pop(record.id, None)
+            self._keep_no_more(record)
             if record.is_directory:
                 self._directories.forget(record.id)

@@ -12,6 +12,7 @@ __all__ = ["Mirror"]
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from ghostfs.content import BlockMap
 from ghostfs.mirror.live.files import OPEN_MASK, Files
@@ -20,6 +21,8 @@ from ghostfs.mirror.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from ghostfs.model import InodeId, Kind
 
 _SETID = stat.S_ISUID | stat.S_ISGID
+_UNCHANGED = -1
+"""The owner or group that chown(2) leaves as it is."""
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -141,7 +144,14 @@ class Mirror(Files):
             working.announce(new_parent, new_name, moved.id)
             working.announce(parent, name, back)
             working.announce_inode(moved)
-            renameat2(source_fd, name, target_fd, new_name, flags)
+            if displaced is not None and not exchange:
+                self._keep(displaced, new_name, target_fd)
+            try:
+                renameat2(source_fd, name, target_fd, new_name, flags)
+            except BaseException:
+                if displaced is not None:
+                    self._keep_no_more(displaced)
+                raise
             if displaced is moved:
                 return None
             moved.place_moved(old, new)
@@ -170,18 +180,25 @@ class Mirror(Files):
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         handle: FileHandle | None = None,
+        keep_setid: bool = False,
     ) -> os.stat_result:
-        """Changes the attributes that are given; `mode` holds permission bits. A time that is not given stays."""
+        """Changes the attributes that are given; `mode` holds permission bits. A time that is not given stays.
+
+        When none is given this is what chown(2) does that changes no owner: the time of the last change moves,
+        and set-user-id goes. A new size takes that away too, unless `keep_setid`.
+        """
         with self._lock:
             record = self._record(inode)
             if mode is not None and record.kind is Kind.SYMLINK:
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             if not record.unlinked:
                 self._working.announce_inode(record)
-            fd = handle.fd if handle is not None else self._any_fd(record)
+            fd = None if handle is None else handle.fd
             try:
                 if size is not None:
-                    self._truncate(record, fd, size)
+                    self._truncate(record, fd, size, keep_setid=keep_setid)
+                elif mode is None and atime_ns is None and mtime_ns is None and uid is None and gid is None:
+                    uid = gid = _UNCHANGED
                 return self._change(record, fd, mode, uid, gid, atime_ns, mtime_ns)
             finally:
                 # Also when the second of two changes failed: the first one was made.
@@ -230,25 +247,26 @@ class Mirror(Files):
         atime_ns: int | None,
         mtime_ns: int | None,
     ) -> os.stat_result:
-        parent_fd = -1
-        if fd is None:
-            if record.unlinked:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            parent_fd = self._parent_fd(record)
-        name = record.name or b"."
+        place: int | bytes
+        parent_fd = None
+        if fd is not None:
+            place = fd
+        elif record.unlinked:
+            place, _ = self._proc_path(record)
+        else:
+            place, parent_fd = record.name or b".", self._parent_fd(record)
+        follow = parent_fd is None
         if uid is not None or gid is not None:
-            owner = (-1 if uid is None else uid, -1 if gid is None else gid)
-            if fd is not None:
-                os.fchown(fd, *owner)
-            else:
-                os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
+            owner = (_UNCHANGED if uid is None else uid, _UNCHANGED if gid is None else gid)
+            os.chown(place, *owner, dir_fd=parent_fd, follow_symlinks=follow)
         if mode is not None:
-            if fd is not None:
-                os.fchmod(fd, mode)
-            else:
-                os.chmod(name, mode, dir_fd=parent_fd)
+            os.chmod(place, mode, dir_fd=parent_fd)
         if atime_ns is not None or mtime_ns is not None:
-            self._set_times(name, fd, parent_fd, atime_ns, mtime_ns)
+            if atime_ns is None or mtime_ns is None:
+                now = os.stat(place, dir_fd=parent_fd, follow_symlinks=follow)
+                atime_ns = now.st_atime_ns if atime_ns is None else atime_ns
+                mtime_ns = now.st_mtime_ns if mtime_ns is None else mtime_ns
+            os.utime(place, ns=(atime_ns, mtime_ns), dir_fd=parent_fd, follow_symlinks=follow)
         st = os.fstat(fd) if fd is not None else self._stat(record)
         record.setid = record.kind is Kind.FILE and bool(st.st_mode & _SETID)
         return st
@@ -308,15 +326,28 @@ class Mirror(Files):
             fd = self._directories.fd(parent)
             self._places(record)
             self._working.announce(parent, name, None)
-            if directory:
-                os.rmdir(name, dir_fd=fd)
-            else:
-                if record.nlink > 1:
-                    self._working.announce_inode(record)
-                os.unlink(name, dir_fd=fd)
+            if not directory and record.nlink > 1:
+                self._working.announce_inode(record)
+            self._keep(record, name, fd)
+            try:
+                if directory:
+                    os.rmdir(name, dir_fd=fd)
+                else:
+                    os.unlink(name, dir_fd=fd)
+            except BaseException:
+                self._keep_no_more(record)
+                raise
             self._working.name_changed(holder, name, None)
             self._place_lost(record, parent, name)
             return record.id
+
+    def _keep(self, record: Record, name: bytes, fd: int) -> None:
+        """Holds on to what is about to lose its last name: whoever has it by O_PATH, as a working directory or
+        as a fifo goes on using it, and the kernel asks by id. What is open is kept when it is closed."""
+        if record.nlink == 1 and record.known and not record.handles and record.kept_fd is None:
+            flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+            with suppress(OSError):  # without a descriptor left, removing is still possible
+                record.kept_fd = os.open(name, flags, dir_fd=fd)
 
     def _place_lost(self, record: Record, parent: InodeId, name: bytes) -> None:
         record.place_removed(parent, name)
@@ -328,18 +359,6 @@ class Mirror(Files):
             self._drop_if_idle(record)
         else:
             self._working.attrs_changed(record)
-
-    def _set_times(
-        self, name: bytes, fd: int | None, parent_fd: int, atime_ns: int | None, mtime_ns: int | None
-    ) -> None:
-        if atime_ns is None or mtime_ns is None:
-            now = os.fstat(fd) if fd is not None else os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-            atime_ns = now.st_atime_ns if atime_ns is None else atime_ns
-            mtime_ns = now.st_mtime_ns if mtime_ns is None else mtime_ns
-        if fd is not None:
-            os.utime(fd, ns=(atime_ns, mtime_ns))
-        else:
-            os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
 
     def _hurry(self, record: Record) -> None:
         """Settles a file that the index has never seen with the next commit, so that an exchange goes whole."""

@@ -30,6 +30,7 @@ class Record:
         "id",
         "in_commit",
         "in_index",
+        "kept_fd",
         "kind",
         "known",
         "logged",
@@ -66,6 +67,8 @@ class Record:
         self.map: BlockMap | None = None
         self.settle_fd: int | None = None
         """Kept open from the last writer's close until the content is settled."""
+        self.kept_fd: int | None = None
+        """Leads to what has no name any more (O_PATH, or a handle's that was closed) until the kernel forgets it."""
         self.attrs_dirty = False
         self.content_dirty = False
         self.logged = -1

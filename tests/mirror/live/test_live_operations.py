@@ -64,7 +64,6 @@ def test_what_is_refused(live: Any) -> None:
         (errno.EPERM, lambda: mirror.link(directory, ROOT, b"dir2")),
         (errno.ENAMETOOLONG, lambda: mirror.mkdir(ROOT, b"n" * 256, 0o755, UID, GID)),
         (errno.ENOENT, lambda: mirror.mkdir(gone, b"below", 0o755, UID, GID)),
-        (errno.ENOENT, lambda: mirror.getattr(gone)),
         (errno.ESTALE, lambda: mirror.getattr(InodeId(1 << 60))),
         (errno.ENOTDIR, lambda: mirror.mkdir(file, b"below", 0o755, UID, GID)),
         (errno.ENOENT, lambda: mirror.unlink(ROOT, b"nothing")),
@@ -80,7 +79,7 @@ def test_what_is_refused(live: Any) -> None:
         (errno.ENOTDIR, lambda: mirror.rename(ROOT, b"dir", ROOT, b"file", 0)),
         (errno.ENOTEMPTY, lambda: mirror.rename(ROOT, b"other", ROOT, b"dir", 0)),
         (errno.ENOENT, lambda: mirror.rename(ROOT, b"file", ROOT, b"x", RENAME_EXCHANGE)),
-        (errno.ENOENT, lambda: mirror.open_file(gone, os.O_RDONLY)),
+        (errno.EISDIR, lambda: mirror.open_file(gone, os.O_WRONLY)),
         (errno.EINVAL, lambda: mirror.readlink(file)),
         (errno.ENODATA, lambda: mirror.getxattr(file, b"user.none")),
         (errno.EFBIG, lambda: mirror.setattr(file, size=1 << 62)),
@@ -88,6 +87,7 @@ def test_what_is_refused(live: Any) -> None:
     for code, operation in cases:
         fails(code, operation)
     assert mirror.readdir(gone) == []
+    assert mirror.getattr(gone).st_nlink == 0
     assert mirror.readdir(other) == []
     live.settled()
     for code, operation in cases:
@@ -142,7 +142,10 @@ def test_an_unlinked_file_lives_on_in_its_handle(live: Any) -> None:
     assert mirror.getattr(handle.inode).st_size == 9
     mirror.release(handle)
     mirror.release(again)
-    fails(errno.ENOENT, lambda: mirror.getattr(handle.inode))
+    assert mirror.getattr(handle.inode).st_size == 9
+    mirror.forget(handle.inode)
+    live.drain()
+    fails(errno.ESTALE, lambda: mirror.getattr(handle.inode))
     fails(errno.ENOENT, lambda: mirror.open_file(handle.inode, os.O_RDONLY))
     live.settled()
 
@@ -161,9 +164,11 @@ def test_attributes_of_an_unlinked_file_are_its_own(live: Any) -> None:
     assert mirror.listxattr(handle.inode) == [b"user.which"]
     mirror.removexattr(handle.inode, b"user.which")
     assert mirror.listxattr(other) == []
-    fails(errno.ENOENT, lambda: mirror.readlink(link))
+    assert mirror.readlink(link) == b"first"
     mirror.release(handle)
-    fails(errno.ENOENT, lambda: mirror.getxattr(handle.inode, b"user.which"))
+    mirror.forget(handle.inode)
+    live.drain()
+    fails(errno.ESTALE, lambda: mirror.getxattr(handle.inode, b"user.which"))
     live.settled()
 
 
@@ -188,8 +193,12 @@ def test_owners_and_set_id_bits(live: Any) -> None:
     _, st, handle = mirror.create(shared, b"file", 0o4755, os.O_RDWR, NOBODY, GID)
     assert (st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)) == (NOBODY, NOBODY, 0o4755)
     mirror.write(handle, 0, b"x")
+    assert stat.S_IMODE(mirror.getattr(handle.inode).st_mode) == 0o4755
+    mirror.setattr(handle.inode)
     assert stat.S_IMODE(mirror.getattr(handle.inode).st_mode) == 0o755
     mirror.setattr(handle.inode, mode=0o6745)
+    mirror.setattr(handle.inode, size=6, handle=handle, keep_setid=True)
+    assert stat.S_IMODE(mirror.getattr(handle.inode).st_mode) == 0o6745
     mirror.setattr(handle.inode, size=5, handle=handle)
     assert stat.S_IMODE(mirror.getattr(handle.inode).st_mode) == 0o2745
     mirror.release(handle)

@@ -1,0 +1,69 @@
+"""Three places over one disk: two mounts and a plain directory. What holds in one holds in all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from actors import Actor
+from sites import ROLES, Site
+
+from ghostfs.fs.lifecycle import MountOptions, mount, unmount
+from ghostfs.mirror.layout import DataDir
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A directory that everybody can get to, which pytest's own is not."""
+    made = Path(tempfile.mkdtemp(prefix="ghostfs-posix-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="session")
+def sites(place: Path) -> Iterator[dict[str, Site]]:
+    """`native`, `mount` (write-through) and `writeback`; extended attributes are on."""
+    found = {"native": Site("native", place / "native")}
+    found["native"].root.mkdir()
+    logs = []
+    with ExitStack() as mounts:
+        for name in ("mount", "writeback"):
+            mountpoint, data_dir = place / name, place / f"{name}-data"
+            mountpoint.mkdir()
+            mount(
+                MountOptions(
+                    session=name,
+                    mountpoint=mountpoint,
+                    data_dir=data_dir,
+                    create=True,
+                    writeback=name == "writeback",
+                    xattrs=True,
+                    allow_other=True,
+                )
+            )
+            mounts.callback(unmount, mountpoint, timeout=60)
+            found[name] = Site(name, mountpoint)
+            logs.append(DataDir(data_dir).session(name).log_file)
+        with ExitStack() as processes:
+            for site in found.values():
+                for role, (uid, groups) in ROLES.items():
+                    site.actors[role] = processes.enter_context(Actor(uid=uid, groups=groups))
+            yield found
+    for log in logs:
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        assert not [event for event in events if event["level"] in ("error", "critical")]
+
+
+@pytest.fixture(params=["native", "mount", "writeback"])
+def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Iterator[Site]:
+    """Each of the three in turn; all actors are in a new directory."""
+    chosen = sites[request.param]
+    chosen.new()
+    yield chosen
+    chosen.leave()

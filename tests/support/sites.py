@@ -1,0 +1,54 @@
+"""A place for tests of system calls, and who acts there."""
+
+from __future__ import annotations
+
+__all__ = ["ALICE", "BOB", "ROLES", "SHARED", "Site"]
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actors import Actor
+
+ALICE, BOB, SHARED = 1001, 1002, 3000
+"""Two users, each with a group of the same number, and a group that both are in."""
+
+ROLES: dict[str, tuple[int, tuple[int, ...]]] = {
+    "root": (0, ()),
+    "other": (0, ()),
+    "alice": (ALICE, (SHARED,)),
+    "bob": (BOB, (SHARED,)),
+}
+
+
+@dataclass
+class Site:
+    """Where tests can make directories of their own, and who acts there."""
+
+    name: str
+    root: Path
+    actors: dict[str, Actor] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def mounted(self) -> bool:
+        return self.name != "native"
+
+    @property
+    def writeback(self) -> bool:
+        return self.name == "writeback"
+
+    def new(self) -> Path:
+        """A new directory that everybody may use; all actors are in it, and hold nothing."""
+        made = self.root / f"d{next(self.numbers)}"
+        made.mkdir()
+        made.chmod(0o777)
+        for actor in self.actors.values():
+            actor.do("reset", path=str(made))
+        return made
+
+    def leave(self) -> None:
+        """Has all actors let go of everything."""
+        for actor in self.actors.values():
+            actor.do("reset", path="/")
