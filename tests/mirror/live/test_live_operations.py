@@ -146,7 +146,7 @@ def test_an_unlinked_file_lives_on_in_its_handle(live: Any) -> None:
     mirror.forget(handle.inode)
     live.drain()
     fails(errno.ESTALE, lambda: mirror.getattr(handle.inode))
-    fails(errno.ENOENT, lambda: mirror.open_file(handle.inode, os.O_RDONLY))
+    fails(errno.ESTALE, lambda: mirror.open_file(handle.inode, os.O_RDONLY))
     live.settled()
 
 
