@@ -10,6 +10,7 @@ import click
 
 from ghostfs.cli import options, output
 from ghostfs.cli.session import existing
+from ghostfs.cli.verifycopy import verify_copy
 from ghostfs.errors import DriftError
 
 if TYPE_CHECKING:
@@ -29,16 +30,24 @@ def verify(name: str, *, as_json: bool, **common: Any) -> None:
     Every file is read and hashed from scratch. May run while the session is in use: what is being changed
     meanwhile is looked at again. Exit code 6 means that something differs.
 
+    With the data directory of a node, its copy of the session is compared with its index, while the node
+    runs or not: what users changed in the copy is named, with what becomes of it.
+
     \b
     Examples:
       ghostfs verify demo
       ghostfs verify demo --json | jq '.problems[].path'
+      ghostfs --data-dir ~/.ghostfs-n1 verify demo
     """
     from ghostfs.cli.overview import hub_of, settle
     from ghostfs.mirror.live.verify import verify as verify_mirror
 
     settings = options.load(**common)
     data = options.data_dir(settings)
+    copy = None if data.session(name).tree.is_dir() else data.replica_state(name)
+    if copy is not None:
+        verify_copy(name, copy, workers=settings.hash_workers, as_json=as_json)
+        return
     layout = existing(data, name)
     with output.waiting() as show:
         settle(layout, lambda status: show(f"session {name}: {output.unsettled(status)}"))

@@ -117,6 +117,15 @@ class DataDir:
         state = self.replicas / check_label("session", name)
         return SessionLayout(name, state, root / name, root / ".ghostfs" / name)
 
+    def replica_state(self, name: str) -> Path | None:
+        """The state of a copy that this machine's node keeps; its index knows where the copy is.
+
+        Raises:
+            InvalidName: the name cannot be a session's.
+        """
+        state = self.replicas / check_label("session", name)
+        return state if (state / "index.db").exists() else None
+
     def session_names(self) -> list[str]:
         """The sessions that exist here, sorted."""
         if not self.sessions.is_dir():

@@ -16,6 +16,7 @@ executor    one step after the other, each safe to repeat (ground: what it stand
 attributes  modes, owners, times (ownership: whose files they become)
 conflict    what users changed is kept beside
 survey      what users took away comes back with a snapshot
+verify      is the copy what the index says? (comparison: one place of it)
 root        is the tree still the tree?
 sweep       what a snapshot did not name goes
 """

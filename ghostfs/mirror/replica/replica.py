@@ -35,7 +35,7 @@ from ghostfs.mirror.replica.ownership import UNPRIVILEGED, Ownership
 from ghostfs.mirror.replica.plan import plan
 from ghostfs.mirror.replica.publish import Done, Publisher
 from ghostfs.mirror.replica.reach import Reach
-from ghostfs.mirror.replica.root import Root, open_index
+from ghostfs.mirror.replica.root import Known, Root, open_index, remember
 from ghostfs.mirror.replica.staging import Staging, Unmakeable
 from ghostfs.mirror.replica.survey import Survey
 from ghostfs.mirror.replica.sweep import sweep
@@ -127,6 +127,7 @@ class Replica:
             staging = Staging(layout.staging)
             root.check_filesystem(staging.new_fd)
             replica = cls(layout, lock, index, root, staging, settings, between)
+            remember(index, Known(layout.tree, layout.staging, replica._owner.privileged))
             replica._finish()
         except BaseException:
             for part in (staging, root, index):

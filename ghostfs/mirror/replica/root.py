@@ -6,11 +6,13 @@ go on there could lose files, here or, once changes travel both ways, everywhere
 
 from __future__ import annotations
 
-__all__ = ["Root", "open_index"]
+__all__ = ["Known", "Root", "open_index", "remember", "remembered", "strange"]
 
 import json
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
@@ -27,9 +29,36 @@ log = structlog.get_logger(__name__)
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _KEY = "replica.root"
+_COPY = "replica.copy"
 _ADOPTING = "replica.adopting"
 _ASKED, _BEGUN, _DONE = "asked", "1", "0"
 """Of a root that was to be adopted: no snapshot of it has begun yet; it has; or none is needed any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Where a copy is, and whether it has the privileged modes of its cells; for whoever has only the index."""
+
+    tree: Path
+    staging: Path
+    privileged: bool
+
+
+def remember(index: Index, known: Known) -> None:
+    """Notes it in the index, if it is news: a copy may have been moved since."""
+    text = json.dumps([str(known.tree), str(known.staging), known.privileged])
+    if index.meta(_COPY) != text:
+        with index.adopt() as adopt:
+            adopt.set_meta(_COPY, text)
+
+
+def remembered(index: Index) -> Known | None:
+    """What was noted when the copy was opened last; None if that was before such notes were made."""
+    text = index.meta(_COPY)
+    if text is None:
+        return None
+    tree, staging, privileged = json.loads(text)
+    return Known(Path(tree), Path(staging), privileged)
 
 
 def open_index(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
@@ -70,7 +99,7 @@ def _open_known(layout: SessionLayout, *, adopt: bool) -> tuple[Index, Root]:
         if index.meta(_KEY) is None:
             # A crash came before the root was noted.
             return index, Root.make(layout, index, adopt=adopt)
-        reason = _strange(layout, index)
+        reason = strange(layout, index)
         if reason is None:
             if adopt:
                 with index.adopt() as transaction:
@@ -204,8 +233,8 @@ def _identity(st: os.stat_result, vfs: os.statvfs_result) -> dict[str, int]:
     return {"ino": st.st_ino, "dev": st.st_dev, "fsid": vfs.f_fsid}
 
 
-def _strange(layout: SessionLayout, index: Index) -> str | None:
-    """Why the root is not the one that the index was made for; None if it is."""
+def strange(layout: SessionLayout, index: Index) -> str | None:
+    """Why the root is not the one that the index was made for, as the end of a sentence; None if it is."""
     try:
         now = _identity(os.stat(layout.tree), os.statvfs(layout.tree))
     except OSError:
