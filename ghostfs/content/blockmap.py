@@ -17,6 +17,8 @@ from __future__ import annotations
 
 __all__ = ["BlockMap"]
 
+from collections.abc import Mapping
+
 from xxhash import xxh3_128
 
 from ghostfs.content.blocks import BLOCK_SIZE, EMPTY, BlockList, block_digest, is_zero
@@ -46,6 +48,7 @@ class BlockMap:
         "_settled",
         "_settled_version",
         "_stale",
+        "_watching",
         "bytes_hashed",
         "bytes_reread",
         "size",
@@ -71,6 +74,13 @@ class BlockMap:
         # End of the stream's block while that block is in _stale, else -1: then the first write must put
         # it there. So the shortest path of write() has one comparison for both.
         self._limit = -1
+        # The guarded settlement that was begun last, told of every block that changes.
+        self._watching: Settlement | None = None
+
+    @property
+    def changed_blocks(self) -> int:
+        """How many blocks are to be read or have a new digest since the last settle."""
+        return len(self._fresh) + len(self._stale)
 
     @property
     def unsettled(self) -> bool:
@@ -124,28 +134,56 @@ class BlockMap:
         self.truncate(size)
         self.touch(before, size - before)
 
-    def begin_settle(self) -> Settlement:
-        """Everything that a block list of the present version needs; changes nothing."""
+    def begin_settle(self, *, guarded: bool = False, all_changed: bool = False) -> Settlement:
+        """Everything that a block list of the present version needs.
+
+        `guarded`: it is finished although the file has changed meanwhile, for every change is told to it before
+        (see `Settlement`); only the one that was begun last is. `all_changed` has also blocks read whose digest
+        is known: to put them aside.
+        """
         found: dict[int, bytes | None] = {}
         if self._next == self.size and (index := self._next // BLOCK_SIZE) in self._stale:
             digest = self._hasher.digest()
             found[index] = None if is_zero(digest, self.size % BLOCK_SIZE) else digest
-        reads = sorted(self._stale.difference(found), reverse=True)
-        return Settlement(self.version, self.size, reads, found)
+        reads = self._stale.difference(found)
+        if all_changed:
+            reads |= {index for index, digest in (self._fresh | found).items() if digest is not None}
+        settlement = Settlement(
+            self.version,
+            self.size,
+            sorted(reads),
+            found,
+            guarded=guarded,
+            base=self._settled_left(),
+            fresh=self._fresh.copy() if guarded else self._fresh,
+        )
+        if guarded:
+            self._watching = settlement
+            # The first write to the stream's block must be seen.
+            self._limit = -1
+        return settlement
 
     def finish_settle(self, settlement: Settlement) -> BlockList | None:
         """The content at `settlement.version`, which is the present one; the map has then settled.
 
         None if it is not the present one, or not all was read: the map is then as if the settlement
         had never begun. After `settlement.short`, look at the file's size and `resize_seen` it first.
+
+        A guarded one need not be of the present version: the map then goes on from that content, and is
+        `unsettled`.
         """
         reread = settlement.take_count()
         self.bytes_hashed += reread
         self.bytes_reread += reread
-        if settlement.version != self.version or settlement.pending:
+        if settlement.pending or settlement.spoiled:
             return None
-        if self.unsettled:
-            self._install(settlement)
+        if settlement.version == self.version:
+            if self.unsettled:
+                self._install(settlement)
+            return self._settled
+        if settlement is not self._watching:
+            return None
+        self._install_before(settlement)
         return self._settled
 
     def settle(self, reader: Reader) -> BlockList:
@@ -219,11 +257,15 @@ class BlockMap:
     def _mark(self, index: int) -> None:
         self._stale.add(index)
         self._fresh.pop(index, None)
+        if self._watching is not None:
+            self._watching.changed.add(index)
 
     def _refresh(self, index: int, digest: bytes) -> None:
         """The digest of a full block."""
         self._stale.discard(index)
         self._fresh[index] = None if is_zero(digest, BLOCK_SIZE) else digest
+        if self._watching is not None:
+            self._watching.changed.add(index)
 
     def _leave_tail(self) -> None:
         """The file grows by zeros: a short last block becomes another one, unless it is a hole."""
@@ -233,12 +275,14 @@ class BlockMap:
     def _mark_data(self, index: int) -> None:
         """Mark a block whose length changes; a hole stays one."""
         settled = self._settled.get(index) if index < self._kept else None
-        if self._fresh.get(index, settled) is not None:
+        if index in self._stale or self._fresh.get(index, settled) is not None:
             self._mark(index)
 
     def _cut(self, size: int) -> None:
         count = -(-size // BLOCK_SIZE)
         self._kept = min(self._kept, count)
+        if self._watching is not None:
+            self._watching.kept = min(self._watching.kept, count)
         gone = range(count, -(-self.size // BLOCK_SIZE))
         # Either may be the longer: a file cut byte by byte, or one of a few blocks in a terabyte.
         changed = len(self._fresh) + len(self._stale)
@@ -251,21 +295,44 @@ class BlockMap:
         if self._next > size:
             self._next = self._limit = -1
 
-    def _install(self, settlement: Settlement) -> None:
-        digests = dict(self._settled.digests)
+    def _settled_left(self) -> Mapping[int, bytes]:
+        """The blocks of the last settled version that were not cut off since."""
+        digests = self._settled.digests
         if self._kept < self._settled.count:
-            digests = {index: digest for index, digest in digests.items() if index < self._kept}
-        for index, digest in (self._fresh | settlement.found).items():
-            if digest is None:
-                digests.pop(index, None)
-            else:
-                digests[index] = digest
-        self._settled = BlockList(self.size, digests)
+            return {index: digest for index, digest in digests.items() if index < self._kept}
+        return digests
+
+    def _install_before(self, settlement: Settlement) -> None:
+        """The content is known as it was; what has changed since is still to be settled."""
+        changed = settlement.changed
+        self._settled = _merged(settlement, settlement.fresh)
+        self._settled_version = settlement.version
+        self._kept = settlement.kept
+        self._fresh = {index: digest for index, digest in self._fresh.items() if index in changed}
+        self._stale &= changed
+        if self._next // BLOCK_SIZE not in self._stale:
+            self._limit = -1
+        self._watching = None
+
+    def _install(self, settlement: Settlement) -> None:
+        self._settled = _merged(settlement, self._fresh)
         self._settled_version = self.version
         self._kept = self._settled.count
+        self._watching = None
         self._fresh = {}
         self._stale = set()
         self._limit = -1
         if settlement.tail is not None:
             self._hasher = settlement.tail
             self._next = self.size
+
+
+def _merged(settlement: Settlement, fresh: Mapping[int, bytes | None]) -> BlockList:
+    """The content at the settlement's version."""
+    digests = dict(settlement.base)
+    for index, digest in (dict(fresh) | settlement.found).items():
+        if digest is None:
+            digests.pop(index, None)
+        else:
+            digests[index] = digest
+    return BlockList(settlement.size, digests)
