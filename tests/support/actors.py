@@ -34,6 +34,7 @@ NOW = "now"
 
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
+_AT_SYMLINK_FOLLOW = 0x400
 _AT_EMPTY_PATH = 0x1000
 _SPECIAL_TIMES = {OMIT: (1 << 30) - 2, NOW: (1 << 30) - 1}
 _SECOND_NS = 10**9
@@ -278,7 +279,8 @@ class _Calls:
         return os.readlink(os.fsencode(path))
 
     def link(self, old: str | bytes, new: str | bytes, *, follow: bool = False) -> None:
-        os.link(old, new, follow_symlinks=follow)
+        flags = _AT_SYMLINK_FOLLOW if follow else 0
+        _check(_libc.linkat(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags))
 
     def link_open(self, slot: int, new: str) -> None:
         """linkat(2) with AT_EMPTY_PATH: a name for what a slot holds."""
