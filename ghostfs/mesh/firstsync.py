@@ -101,7 +101,7 @@ class FirstSync:
 
     async def _find(self, resume: pb.SnapshotPosition | None) -> tuple[Snapshot, int]:
         if resume is not None:
-            self._held = await self._snapshots.resume(self._session, resume.snapshot_id)
+            self._held = await self._snapshots.resume(self._session, self._indexes, resume.snapshot_id)
             if self._held is not None:
                 return self._held, resume.position
         self._held = await self._snapshots.current(self._session, self._indexes, self._is_near)

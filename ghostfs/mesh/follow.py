@@ -187,7 +187,9 @@ class FollowStream:
                     return self._of_delta(cursor, stream)
             except CursorTooOld as error:
                 if cursor.seq > index.head():
-                    self._log.warning("node_of_another_history", cursor=cursor.seq, head=index.head())
+                    log_it = self._log.debug if self._attendance.stranger else self._log.warning
+                    self._attendance.stranger = True
+                    log_it("node_of_another_history", cursor=cursor.seq, head=index.head())
                 else:
                     self._log.info("node_too_far_behind", cursor=cursor.seq, reason=str(error))
                 return None
@@ -334,6 +336,7 @@ class FollowStream:
             self._source.watch.observe(Head(scope.epoch, scope.head), scope.committed_ns)
         if scope.snapshot is None or scope.snapshot.last:
             await self._store_cursor(cursor, ack.fingerprint)
+            self._attendance.stranger = False
             if ack.fingerprint and ack.fingerprint != encode_fingerprint(scope.fingerprint):
                 self._log.error("node_drifted", head=scope.head)
                 metrics.DRIFT.labels(self._source.name).inc()

@@ -12,7 +12,7 @@ import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 import structlog
@@ -31,14 +31,18 @@ from ghostfs.v1 import mesh_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class FollowerSettings:
     """Seconds, and bytes for `fetch_window`.
 
     `silence` is how long a hub may say nothing, which is longer than its heartbeats are apart. `resync` is
-    the least time between two snapshots that are asked for because something does not add up, and
-    `parked_patience` how long parked files may wait for a newer version before that counts as such.
+    the least time between two snapshots that are asked for because something does not add up; it doubles, up
+    to twelve times as long, until hub and node agree again. `parked_patience` is how long parked files may
+    wait for a newer version before that counts as such.
     """
 
     fetch_window: int = 16 << 20
@@ -62,6 +66,14 @@ class _ResyncWanted(Exception):
     """Connect again at once, and ask for a snapshot."""
 
 
+class _Refused(InvalidCell):
+    """The replica cannot use a batch: it does not fit what is there."""
+
+
+_RESYNCS_APART = 12
+"""How much longer than `FollowerSettings.resync` the waits between snapshots get that mend nothing."""
+
+
 class Follower:
     """Keeps one replica up to date. `run` it as a task; cancel it to stop."""
 
@@ -83,6 +95,7 @@ class Follower:
         self._backoff = self._new_backoff()
         self._resync = False
         self._next_resync = 0.0
+        self._resync_wait = settings.resync
         self._parked_since: float | None = None
         self._trouble = ""
         self._log = log.bind(session=session)
@@ -126,8 +139,7 @@ class Follower:
         except PeerError as error:
             self._report(str(error))
         except InvalidCell as error:
-            metrics.CELLS_REFUSED.labels(self.session).inc()
-            self._log.error("batch_refused", error=str(error))
+            self._refused(error)
         except DriftError as error:
             self._drifted(error=str(error))
         except (GhostError, OSError) as error:
@@ -151,6 +163,15 @@ class Follower:
         if trouble != self._trouble:
             self._trouble = trouble
             self._log.error("replica_failed", error=trouble)
+
+    def _refused(self, error: InvalidCell) -> None:
+        metrics.CELLS_REFUSED.labels(self.session).inc()
+        if isinstance(error, _Refused):
+            # Such as when the session was restored with an older index: its history is not that of this copy.
+            self._want_resync()
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            self._log.warning("batch_refused", error=str(error), resync=self._resync)
 
     async def _close_replica(self) -> None:
         replica, self._replica = self._replica, None
@@ -193,6 +214,7 @@ class Follower:
 
     def _hello(self, replica: Replicating) -> pb.Hello:
         position = replica.position()
+        self._note_waiting(position, replica.fingerprint())
         hello = pb.Hello(session=self.session, node_id=self._link.node_id, has_content=replica.has_content)
         if self._resync:
             return hello
@@ -223,9 +245,9 @@ class Follower:
         self, replica: Replicating, fetcher: Fetcher, batch: Batch, committed_ns: int
     ) -> pb.Ack:
         begun = time.monotonic()
-        await self._thread.run_to_end(replica.begin, batch)
+        await self._taken(replica.begin, batch)
         fetched = await fetcher.run()
-        published = await self._thread.run_to_end(replica.publish)
+        published = await self._taken(replica.publish)
         self._resync = False
         self.state = (
             FollowerState.SYNCING if published.position.snapshot is not None else FollowerState.FOLLOWING
@@ -243,10 +265,16 @@ class Follower:
             took_ms=round((time.monotonic() - begun) * 1000, 1),
             age_ms=round((time.time_ns() - committed_ns) / 1e6, 1),
         )
-        parked = await self._thread.run_to_end(replica.parked)
-        self._parked_since = None if not parked else self._parked_since or time.monotonic()
+        self._note_waiting(published.position, published.fingerprint)
         self._compare(batch, published)
         return _ack(published)
+
+    async def _taken(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A step of the replica's that looks at the batch as a whole."""
+        try:
+            return await self._thread.run_to_end(step, *args, **kwargs)
+        except InvalidCell as error:
+            raise _Refused(str(error)) from error
 
     def _compare(self, batch: Batch, published: Published) -> None:
         """Equal sums at equal cursors are equal trees; anything else is drift."""
@@ -255,22 +283,38 @@ class Follower:
             self._drifted(head=batch.head, mine=f"{mine:032x}", hub=f"{theirs:032x}")
             if self._resync:
                 raise _ResyncWanted
+        elif mine is not None and theirs is not None:
+            self._agreed()
+
+    def _agreed(self) -> None:
+        """Whatever did not add up does now."""
+        self._resync_wait = self._settings.resync
 
     def _drifted(self, **details: object) -> None:
         self._log.error("drift_detected", **details)
         metrics.DRIFT.labels(self.session).inc()
         self._want_resync()
 
-    def _want_resync(self) -> None:
+    def _want_resync(self) -> bool:
+        """Ask for a snapshot with the next hello, unless that was done not long ago; whether it will be."""
         now = time.monotonic()
-        if now >= self._next_resync:
-            self._next_resync = now + self._settings.resync
-            self._resync = True
+        if now < self._next_resync:
+            return False
+        self._next_resync = now + self._resync_wait
+        self._resync_wait = min(self._resync_wait * 2, self._settings.resync * _RESYNCS_APART)
+        self._resync = True
+        return True
+
+    def _note_waiting(self, position: Position, fingerprint: int | None) -> None:
+        """A replica that is through with a snapshot and has no fingerprint waits for something that it needs."""
+        waits = fingerprint is None and position.snapshot is None and position.cursor is not None
+        self._parked_since = (self._parked_since or time.monotonic()) if waits else None
 
     def _check_parked(self) -> None:
         """Content that was superseded comes anew when it is committed; what never comes is asked for again.
 
-        It may never come: a file that was written and then restored has no newer version.
+        It may never come: a file that was written and then restored has no newer version, and what a delta of
+        another history takes for known is nowhere.
         """
         since, now = self._parked_since, time.monotonic()
         if since is None or now - since < self._settings.parked_patience or now < self._next_resync:

@@ -37,7 +37,7 @@ class IndexPool:
             SessionNotFound: there is no index.
             IndexTooNew, IndexDamaged: it cannot be read.
         """
-        identity = self._identity()
+        identity = self.identity()
         index = self._take(identity)
         try:
             yield index
@@ -58,7 +58,12 @@ class IndexPool:
         for _, index in idle:
             index.close()
 
-    def _identity(self) -> tuple[int, int]:
+    def identity(self) -> tuple[int, int]:
+        """Which file the index is: another one after it was rebuilt, restored, or the session made anew.
+
+        Raises:
+            SessionNotFound: there is no index.
+        """
         try:
             status = self.path.stat()
         except (FileNotFoundError, NotADirectoryError):

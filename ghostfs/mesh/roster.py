@@ -40,6 +40,8 @@ class Attendance:
     sent: Throughput = field(default_factory=Throughput)
     last_ack_ns: int = 0
     fingerprint: bytes = b""
+    stranger: bool = False
+    """It was said that this node's cursor is of another history; until it has acknowledged something."""
     stream: asyncio.Event | None = None
     """Set to tell the stream that follows now that a newer one of the same node has taken its place."""
 

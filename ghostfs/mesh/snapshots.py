@@ -12,7 +12,7 @@ import asyncio
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +45,12 @@ Key = tuple[str, bytes]
 
 @dataclass(slots=True)
 class _Kept:
-    """A file. `made_at` is monotonic; a `doomed` one is not given to anybody any more."""
+    """A file. `source` is which index it was made from: one that was put in its place may have used the same
+    epoch and sequences for other things. `made_at` is monotonic; a `doomed` one is not given to anybody any more."""
 
     key: Key
     path: Path
+    source: tuple[int, int]
     size: int
     made_at: float
     users: int = 0
@@ -83,11 +85,12 @@ class SnapshotStore:
 
     async def load(self) -> None:
         """Know again the snapshots that an earlier hub left, and clear what it left half made."""
-        for key, path, size in await self._workers.run(self._scan):
-            self._kept[key] = _Kept(key, path, size, made_at=-math.inf)
+        for key, path, source, size in await self._workers.run(self._scan):
+            self._kept[key] = _Kept(key, path, source, size, made_at=-math.inf)
 
-    async def resume(self, session: str, snapshot_id: bytes) -> Snapshot | None:
-        """The snapshot of that id; None when it is gone."""
+    async def resume(self, session: str, indexes: IndexPool, snapshot_id: bytes) -> Snapshot | None:
+        """The snapshot of that id; None when it is gone, or when the index is another one by now."""
+        await self._forget_replaced(session, indexes)
         kept = self._kept.get((session, snapshot_id))
         return None if kept is None else await self._open(kept)
 
@@ -101,6 +104,7 @@ class SnapshotStore:
         """
         while True:
             async with self._choosing.setdefault(session, asyncio.Lock()):
+                await self._forget_replaced(session, indexes)
                 snapshot = await self._usable(session, usable)
                 if snapshot is not None:
                     return snapshot
@@ -128,10 +132,7 @@ class SnapshotStore:
 
     async def forget(self, session: str) -> None:
         """Give a session's snapshots to nobody any more; those in use go when they are released."""
-        for kept in [kept for kept in self._kept.values() if kept.key[0] == session]:
-            kept.doomed = True
-            if not kept.users:
-                await self._remove(kept)
+        await self._doom(kept for kept in self._kept.values() if kept.key[0] == session)
 
     async def sweep(self) -> None:
         """Delete what nobody has used for long, for ever; run it as a task."""
@@ -141,6 +142,18 @@ class SnapshotStore:
             for kept in list(self._kept.values()):
                 if kept.users == 0 and kept.idle_since <= oldest:
                     await self._remove(kept)
+
+    async def _forget_replaced(self, session: str, indexes: IndexPool) -> None:
+        source = await self._workers.run(indexes.identity)
+        await self._doom(
+            kept for kept in self._kept.values() if kept.key[0] == session and kept.source != source
+        )
+
+    async def _doom(self, condemned: Iterable[_Kept]) -> None:
+        for kept in list(condemned):
+            kept.doomed = True
+            if not kept.users:
+                await self._remove(kept)
 
     async def _usable(self, session: str, usable: Callable[[Frozen, float], bool]) -> Snapshot | None:
         """The newest one that will do."""
@@ -182,9 +195,8 @@ class SnapshotStore:
             coming = await self._workers.run(_size, indexes.path)
             if not await self._make_room(session, coming):
                 return None
-            key, path = await self._workers.run(self._freeze, session, indexes)
-            size = await self._workers.run(_size, path)
-            kept = self._kept[key] = _Kept(key, path, size, made_at=time.monotonic())
+            key, path, source, size = await self._workers.run(self._freeze, session, indexes)
+            kept = self._kept[key] = _Kept(key, path, source, size, made_at=time.monotonic())
             return kept
 
     async def _make_room(self, session: str, coming: int) -> bool:
@@ -220,11 +232,12 @@ class SnapshotStore:
         room, self._room = self._room, asyncio.Event()
         room.set()
 
-    def _freeze(self, session: str, indexes: IndexPool) -> tuple[Key, Path]:
+    def _freeze(self, session: str, indexes: IndexPool) -> tuple[Key, Path, tuple[int, int], int]:
         directory = self._directory / session
         private.make_directory(directory)
         making = directory / f"{time.time_ns()}.making"
         begun = time.monotonic()
+        source = indexes.identity()
         try:
             with indexes.use() as index:
                 index.freeze(making)
@@ -234,12 +247,13 @@ class SnapshotStore:
         except BaseException:
             _remove(making)
             raise
-        path = making.rename(directory / f"{snapshot_id.hex()}{_SUFFIX}")
+        device, inode = source
+        path = making.rename(directory / f"{snapshot_id.hex()}-{device:x}-{inode:x}{_SUFFIX}")
         took = round((time.monotonic() - begun) * 1000)
         log.info("snapshot_made", session=session, snapshot=snapshot_id.hex(), head=head, took_ms=took)
-        return (session, snapshot_id), path
+        return (session, snapshot_id), path, source, _size(path)
 
-    def _scan(self) -> list[tuple[Key, Path, int]]:
+    def _scan(self) -> list[tuple[Key, Path, tuple[int, int], int]]:
         found = []
         private.make_directory(self._directory)
         for directory in self._directory.iterdir():
@@ -249,7 +263,9 @@ class SnapshotStore:
                 try:
                     if path.suffix != _SUFFIX:
                         raise ValueError(path.suffix)  # noqa: TRY301 - the same way out as a name that is no id
-                    found.append(((directory.name, bytes.fromhex(path.stem)), path, _size(path)))
+                    snapshot_id, device, inode = path.stem.split("-")
+                    key = directory.name, bytes.fromhex(snapshot_id)
+                    found.append((key, path, (int(device, 16), int(inode, 16)), _size(path)))
                 except ValueError:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         return found

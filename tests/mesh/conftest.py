@@ -155,9 +155,6 @@ class MemoryReplica:
     def position(self) -> Position:
         return Position(self.cursor, self.snapshot)
 
-    def parked(self) -> set[InodeId]:
-        return set(self.waiting)
-
     def begin(self, batch: Batch) -> None:
         result = checked(batch)
         self._batch = batch
@@ -232,8 +229,7 @@ class MemoryReplica:
             self.cursor, self.snapshot = None, (chunk.snapshot_id, chunk.position)
         self.batches.append(batch)
         self.abandon()
-        whole = self.snapshot is None and not self.waiting
-        return Published(self.position(), 0, 0, (), self.fingerprint() if whole else None)
+        return Published(self.position(), 0, 0, (), self.fingerprint())
 
     def abandon(self) -> None:
         self._batch = None
@@ -242,7 +238,9 @@ class MemoryReplica:
     def close(self) -> None:
         self.closed += 1
 
-    def fingerprint(self) -> int:
+    def fingerprint(self) -> int | None:
+        if self.cursor is None or self.snapshot is not None or self.waiting:
+            return None
         total = self.drift
         for inode in self.inodes.values():
             total += inode_term(*_fixed(inode))

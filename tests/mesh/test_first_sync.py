@@ -203,8 +203,8 @@ def test_idle_snapshots_make_room_and_one_in_use_is_waited_for(
         fourth = await store.current()
         assert store.files() == 3
         # The one that was idle for longest has gone, not the oldest.
-        assert await store.store.resume("work", held[1].key[1]) is None
-        again = await store.store.resume("work", held[0].key[1])
+        assert await store.store.resume("work", store.indexes, held[1].key[1]) is None
+        again = await store.store.resume("work", store.indexes, held[0].key[1])
         assert again is not None
         waiting = asyncio.create_task(store.current())
         for _ in range(20):
@@ -282,7 +282,7 @@ def test_a_snapshot_that_cannot_be_opened_troubles_nobody_who_has_it(
     async def scenario() -> None:
         held = await store.current()
         held.frozen.path.write_bytes(b"no database" * 100)
-        assert await store.store.resume("work", held.key[1]) is None
+        assert await store.store.resume("work", store.indexes, held.key[1]) is None
         await store.store.release(held)
         assert store.files() == 0
 
@@ -293,7 +293,7 @@ def test_a_session_that_was_forgotten_keeps_what_is_in_use_until_then(store: Sto
     async def scenario() -> None:
         held = await store.current()
         await store.store.forget("work")
-        assert await store.store.resume("work", held.key[1]) is None
+        assert await store.store.resume("work", store.indexes, held.key[1]) is None
         other = await store.current(lambda _frozen, _age: True)
         assert other.key != held.key
         await store.store.release(held)

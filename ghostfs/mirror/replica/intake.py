@@ -8,13 +8,14 @@ from __future__ import annotations
 
 __all__ = ["Intake", "check_follows", "outcome", "prepare_snapshot", "take"]
 
+import secrets
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import structlog
 
 from ghostfs.errors import InvalidCell
-from ghostfs.index import Index
+from ghostfs.index import Adopt, Index
 from ghostfs.mirror.replica.batch import Batch, Checked
 from ghostfs.mirror.replica.goal import Changes
 from ghostfs.mirror.replica.plan import Plan
@@ -69,7 +70,8 @@ def prepare_snapshot(index: Index, cells: Checked) -> None:
     """Calls everything stale at the first chunk, and binds what is stale to the ids of another epoch.
 
     A directory at the same place is the same directory, any other object of the same kind and content is the
-    same object: so a tree that an index of another epoch describes is not sent again.
+    same object: so a tree that an index of another epoch describes is not sent again. In the same epoch ids are
+    what they were, unless the hub's index is a restored one that gave some of them to other objects since.
     """
     batch = cells.batch
     chunk = batch.snapshot
@@ -82,6 +84,7 @@ def prepare_snapshot(index: Index, cells: Checked) -> None:
             for inode in index.parked():
                 adopt.unpark(inode)
         if index.epoch == batch.epoch:
+            _free_ids(index, adopt, cells)
             return
         for dirent in cells.dirents:
             new = cells.inodes.get(dirent.inode) if dirent.inode is not None else None
@@ -93,6 +96,19 @@ def prepare_snapshot(index: Index, cells: Checked) -> None:
                 continue
             if index.inode_light(new.id) is None and not index.children(new.id):
                 adopt.rebind(old, new.id)
+
+
+def _free_ids(index: Index, adopt: Adopt, cells: Checked) -> None:
+    """Let stale objects whose id is now that of an object of another kind be known by ids that nobody has."""
+    for cell in cells.inodes.values():
+        row = index.inode_light(cell.id)
+        if row is None or row.kind is cell.kind or adopt.is_current(cell.id):
+            continue
+        free = cell.id
+        while index.inode_light(free) is not None or index.children(free):
+            # Of the last replica number, and only until the sweep.
+            free = InodeId((1 << 63) - 1 - secrets.randbelow(1 << 46))
+        adopt.rebind(cell.id, free)
 
 
 def take(
