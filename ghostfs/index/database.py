@@ -11,6 +11,7 @@ __all__ = ["Format", "connect", "create_database", "one_picture", "open_database
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ _APPLICATION_ID_AT = 68
 _BUSY_TIMEOUT_MS = 10_000
 _CACHE_KIB = 8192
 _WAL_LIMIT = 64 << 20
+
+_checking = threading.Lock()
+_checked: set[tuple[int, int, int]] = set()
+"""Device, inode number and application id of the files whose header was found right."""
 
 _WAL_PAGES = 16_384
 """Pages of the write-ahead log (64 MiB) after which a commit carries them into the database by itself. That
@@ -166,7 +171,20 @@ def _too_new(path: Path, version: int, form: Format) -> IndexTooNew:
 
 
 def _check_header(path: Path, form: Format) -> None:
-    """Look at the file itself, before SQLite may write a journal beside it."""
+    """Look at the file itself, before SQLite may write a journal beside it.
+
+    Once for each file: to close one takes away all locks that this process has on it, those of connections
+    too, and other processes would then remove the log that these read.
+    """
+    with _checking:
+        status = path.stat()
+        identity = status.st_dev, status.st_ino, form.application_id
+        if identity not in _checked:
+            _read_header(path, form)
+            _checked.add(identity)
+
+
+def _read_header(path: Path, form: Format) -> None:
     with path.open("rb") as file:
         header = file.read(_HEADER_SIZE)
     if len(header) < _HEADER_SIZE or not header.startswith(_MAGIC):
