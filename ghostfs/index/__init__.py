@@ -8,8 +8,8 @@
     DirtyLog     what the owner has touched and not yet committed                                dirtylog
     Members      hub.db: the nodes, and how far each is                                          members
 
-Below them: the tables and their columns (schema), the hot statements (rows), where a block may be found
-(holders), and looking for damage (check).
+Below them: the tables and their columns (schema), the hot statements (rows), many cells with one statement (bulk),
+where a block may be found (holders), and looking for damage (check).
 
 The only place with SQL. It knows `ghostfs.content` for decoding block lists, and nothing above itself;
 `docs/index-format.md` describes the files.
@@ -30,15 +30,18 @@ __all__ = [
     "DirtyLog",
     "Frozen",
     "Index",
+    "InodePut",
     "Members",
     "Membership",
     "Node",
+    "RefusedCell",
     "SnapshotPosition",
     "State",
     "set_aside",
 ]
 
 from ghostfs.index.adopt import Adopt
+from ghostfs.index.bulk import InodePut, RefusedCell
 from ghostfs.index.commit import Commit
 from ghostfs.index.damage import set_aside
 from ghostfs.index.delta import CursorTooOld, Delta, DeltaStream

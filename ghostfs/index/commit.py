@@ -6,8 +6,13 @@ __all__ = ["Commit"]
 
 import secrets
 import sqlite3
+import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ghostfs.errors import InvalidCell
+from ghostfs.index.bulk import DirentPut, InodePut, RefusedCell, Store, probe_dirents, probe_inodes
 from ghostfs.index.fingerprint import dirent_term, inode_term
 from ghostfs.index.rows import SQL, inode_values, signed64
 from ghostfs.index.transaction import Transaction, checks_range
@@ -27,7 +32,6 @@ class Commit(Transaction):
         super().__init__(connection, path, keep_holders=keep_holders)
         self._replica = replica
 
-    @checks_range
     def put_inode(self, inode: Inode, *, attrs: bool, content: bool, fresh: bool = False) -> Seq:
         """Commit an inode: the halves that the caller vouches for and that differ get the next sequence.
 
@@ -40,41 +44,12 @@ class Commit(Transaction):
 
         Returns:
             The cell's sequence, new or old.
-        """
-        row = None if fresh else self._execute(SQL.INODE_PROBE, (inode.id,)).fetchone()
-        values = inode_values(inode)
-        if row is None:
-            return self._insert(inode, values)
-        attr_seq, content_seq, old_ino, old_ctime_ns, held = row[11:]
-        content = content and values[1:6] != row[1:6]
-        attrs = attrs and values[6:] != row[6:11]
-        if inode.backing is not None:
-            ino: int | None = signed64(inode.backing.ino)
-            ctime_ns: int | None = inode.backing.ctime_ns
-        elif content:
-            ino = ctime_ns = None
-        else:
-            ino, ctime_ns = old_ino, old_ctime_ns
-        if not (attrs or content):
-            if (ino, ctime_ns) != (old_ino, old_ctime_ns):
-                self._execute(SQL.SET_BACKING, (ino, ctime_ns, inode.id))
-            return Seq(max(attr_seq, content_seq))
-        seq = self._next_seq()
-        merged = row[:1] + (values[1:6] if content else row[1:6]) + (values[6:] if attrs else row[6:11])
-        if not held:
-            self._sum += inode_term(*merged) - inode_term(*row[:11])
-        if ino != old_ino:
-            self._execute(SQL.SET_BACKING, (ino, ctime_ns, inode.id))
-        if not content:
-            self._execute(SQL.SET_ATTRIBUTES, (*merged[6:], seq, seq, inode.origin, ctime_ns, inode.id))
-            return seq
-        if attrs:
-            attr_seq = seq
-        self._note_blocks(inode.id, inode.size, inode.blocks)
-        self._execute(SQL.SET_INODE, (*merged, attr_seq, seq, seq, inode.origin, ctime_ns, inode.blocks))
-        return seq
 
-    @checks_range
+        Raises:
+            RefusedCell: a number is out of range.
+        """
+        return self._put_inodes([InodePut(inode, attrs=attrs, content=content, fresh=fresh)])
+
     def put_dirent(
         self, parent: InodeId, name: bytes, inode: InodeId | None, *, origin: Replica | None = None
     ) -> Seq:
@@ -84,32 +59,22 @@ class Commit(Transaction):
 
         Returns:
             The cell's sequence, new or old; `NEVER` for a tombstone of a name that was never committed.
+
+        Raises:
+            InvalidCell: a number is out of range.
         """
-        by = self._replica if origin is None else origin
-        # Most names that come to mean something were never committed: the insert is tried before any look.
-        if (
-            inode is not None
-            and self._execute(SQL.TRY_DIRENT, (parent, name, inode, self._head + 1, by)).rowcount
-        ):
-            self._sum += dirent_term(parent, name, inode)
-            self._named.add(inode)
-            return self._next_seq()
-        row = self._execute(SQL.DIRENT_PROBE, (parent, name)).fetchone()
-        if row is None:
-            return NEVER
-        old, old_seq = row
-        if old == inode:
-            return Seq(old_seq)
-        seq = self._next_seq()
-        self._execute(SQL.SET_DIRENT, (inode, seq, by, parent, name))
-        if old is not None:
-            self._sum -= dirent_term(parent, name, old)
-            self._named.discard(old)
-            self._touched.add(old)
-        if inode is not None:
-            self._sum += dirent_term(parent, name, inode)
-            self._named.add(inode)
-        return seq
+        return self._put_dirents([(parent, name, inode)], self._replica if origin is None else origin)
+
+    def put(self, inodes: Sequence[InodePut], dirents: Sequence[DirentPut]) -> None:
+        """`put_inode` of each, and then `put_dirent` of each, for little more than the price of one.
+
+        No inode and no name may be given twice.
+
+        Raises:
+            RefusedCell, InvalidCell: as those two.
+        """
+        self._put_inodes(inodes)
+        self._put_dirents(dirents, self._replica)
 
     def new_epoch(self, epoch: Epoch | None = None) -> Epoch:
         """Give the index another epoch, random unless given: every cursor is worth nothing from now on.
@@ -121,16 +86,77 @@ class Commit(Transaction):
         self._execute("UPDATE state SET epoch = ?", (self._epoch,))
         return Epoch(self._epoch)
 
-    def _insert(self, inode: Inode, values: tuple[int | bytes, ...]) -> Seq:
-        backing = inode.backing
-        ino, ctime_ns = (None, None) if backing is None else (signed64(backing.ino), backing.ctime_ns)
-        self._note_blocks(inode.id, inode.size, inode.blocks)
-        self._touched.add(inode.id)
-        seq = self._next_seq()
-        self._sum += inode_term(*values)  # type: ignore[arg-type]
-        self._execute(
-            SQL.INSERT_INODE, (*values, seq, seq, seq, inode.origin, ino, ctime_ns, 0, inode.blocks)
+    def _put_inodes(self, puts: Sequence[InodePut]) -> Seq:
+        """The sequence of the last one, `NEVER` of none."""
+        rows = probe_inodes(self._execute, [put.inode.id for put in puts if not put.fresh])
+        store = Store(self._execute)
+        seq = NEVER
+        for put in puts:
+            try:
+                seq = self._put_inode(store, put, rows.get(put.inode.id))
+            except (OverflowError, struct.error, InvalidCell) as error:
+                raise RefusedCell(
+                    f"a number in {put.inode} is out of range: {error}", put.inode.id
+                ) from error
+        store.flush()
+        return seq
+
+    def _put_inode(self, store: Store, put: InodePut, row: tuple[Any, ...] | None) -> Seq:
+        inode = put.inode
+        values = inode_values(inode)
+        backing = (
+            (None, None) if inode.backing is None else (signed64(inode.backing.ino), inode.backing.ctime_ns)
         )
+        if row is None:
+            self._touched.add(inode.id)
+            self._sum += inode_term(*values)
+            self._note_blocks(inode.id, inode.size, inode.blocks)
+            seq = self._next_seq()
+            store.inode(values, seq, seq, inode.origin, backing, inode.blocks)
+            return seq
+        attr_seq, content_seq, *old_backing, held = row[11:]
+        content = put.content and values[1:6] != row[1:6]
+        attrs = put.attrs and values[6:] != row[6:11]
+        if inode.backing is None and not content:
+            backing = (old_backing[0], old_backing[1])
+        if not (attrs or content):
+            if backing != tuple(old_backing):
+                self._execute(SQL.SET_BACKING, (*backing, inode.id))
+            return Seq(max(attr_seq, content_seq))
+        merged = row[:1] + (values[1:6] if content else row[1:6]) + (values[6:] if attrs else row[6:11])
+        if not held:
+            self._sum += inode_term(*merged) - inode_term(*row[:11])
+        seq = self._next_seq()
+        if content:
+            self._note_blocks(inode.id, inode.size, inode.blocks)
+            store.inode(merged, seq if attrs else attr_seq, seq, inode.origin, backing, inode.blocks)
+            return seq
+        if backing[0] != old_backing[0]:
+            self._execute(SQL.SET_BACKING, (*backing, inode.id))
+        store.inode(merged, seq, content_seq, inode.origin, backing, None)
+        return seq
+
+    @checks_range
+    def _put_dirents(self, puts: Sequence[DirentPut], origin: Replica) -> Seq:
+        """The sequence of the last one, `NEVER` of none."""
+        known = probe_dirents(self._execute, puts)
+        store = Store(self._execute)
+        seq = NEVER
+        for position, (parent, name, inode) in enumerate(puts):
+            old, old_seq = known.get(position, (None, NEVER))
+            if old == inode:  # a tombstone of what was never committed, too
+                seq = Seq(old_seq)
+                continue
+            seq = self._next_seq()
+            if old is not None:
+                self._sum -= dirent_term(parent, name, old)
+                self._named.discard(old)
+                self._touched.add(old)
+            if inode is not None:
+                self._sum += dirent_term(parent, name, inode)
+                self._named.add(inode)
+            store.dirent(parent, name, inode, seq, origin)
+        store.flush()
         return seq
 
     def _next_seq(self) -> Seq:

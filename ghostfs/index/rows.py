@@ -59,15 +59,10 @@ class SQL:
         " mtime_ns = ?10, xattrs = ?11, attr_seq = ?12, content_seq = ?13, seq = ?14, origin = ?15,"
         " backing_ctime_ns = ?16, blocks = ?17 WHERE id = ?1"
     )
-    SET_ATTRIBUTES = (
-        "UPDATE inode SET mode = ?, uid = ?, gid = ?, mtime_ns = ?, xattrs = ?, attr_seq = ?, seq = ?,"
-        " origin = ?, backing_ctime_ns = ? WHERE id = ?"
-    )
     SET_BACKING = "UPDATE inode SET backing_ino = ?, backing_ctime_ns = ? WHERE id = ?"
     DELETE_INODE = "DELETE FROM inode WHERE id = ?"
 
     DIRENT = "SELECT inode FROM dirent WHERE parent = ? AND name = ?"
-    DIRENT_PROBE = "SELECT inode, seq FROM dirent WHERE parent = ? AND name = ?"
     DIRENTS = (
         "SELECT parent, name, inode, seq, origin FROM dirent WHERE inode IS NOT NULL ORDER BY parent, name"
     )
@@ -75,11 +70,6 @@ class SQL:
     CHILDREN = "SELECT name, inode FROM dirent WHERE parent = ? AND inode IS NOT NULL ORDER BY name"
     LINKS = "SELECT parent, name FROM dirent WHERE inode = ? ORDER BY parent, name"
     LINKED = "SELECT 1 FROM dirent WHERE inode = ? LIMIT 1"
-    TRY_DIRENT = (
-        "INSERT INTO dirent (parent, name, inode, seq, origin, generation) VALUES (?,?,?,?,?,0)"
-        " ON CONFLICT (parent, name) DO NOTHING"
-    )
-    SET_DIRENT = "UPDATE dirent SET inode = ?, seq = ?, origin = ? WHERE parent = ? AND name = ?"
     STORE_DIRENT = "REPLACE INTO dirent (parent, name, inode, seq, origin, generation) VALUES (?,?,?,?,?,?)"
     DELETE_DIRENT = "DELETE FROM dirent WHERE parent = ? AND name = ?"
 

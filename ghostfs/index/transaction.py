@@ -19,6 +19,7 @@ from typing import NoReturn, ParamSpec, Self, TypeVar
 
 from ghostfs.errors import InvalidCell
 from ghostfs.index import holders
+from ghostfs.index.bulk import find_orphans, probe_inodes, remove_inodes
 from ghostfs.index.damage import translate
 from ghostfs.index.fingerprint import MODULUS_MASK, inode_term, pack, unpack
 from ghostfs.index.rows import SQL, signed64
@@ -149,20 +150,20 @@ class Transaction:
 
     def orphans(self) -> list[InodeId]:
         """Inodes touched in this transaction that nothing names now, ascending; never the root."""
-        execute: Callable[..., sqlite3.Cursor] = self._execute
-        return [
-            InodeId(id_)
-            for id_ in sorted(self._touched - self._named)
-            if id_ != ROOT
-            and execute(SQL.LINKED, (id_,)).fetchone() is None
-            and execute("SELECT 1 FROM inode WHERE id = ?", (id_,)).fetchone() is not None
-        ]
+        return find_orphans(self._execute, sorted(self._touched - self._named - {ROOT}))
 
     def drop_orphans(self) -> list[InodeId]:
         """Drop all `orphans()`, and return them."""
         dropped = self.orphans()
-        for id_ in dropped:
-            self.drop_inode(id_)
+        if not dropped:
+            return []
+        for id_, row in probe_inodes(self._execute, dropped).items():
+            if not row[15]:
+                self._sum -= inode_term(*row[:11])
+            self._note_blocks(id_, 0, b"")
+        remove_inodes(self._execute, dropped)
+        self._touched.difference_update(dropped)
+        self._changed = True
         return dropped
 
     def park(self, id_: InodeId, seq: Seq) -> None:

@@ -6,7 +6,7 @@ __all__ = ["Findings", "Place", "apply"]
 
 from dataclasses import dataclass, field
 
-from ghostfs.index import Index
+from ghostfs.index import Index, InodePut
 from ghostfs.model import Inode, InodeId, Kind
 
 Place = tuple[InodeId, bytes]
@@ -36,9 +36,13 @@ class Findings:
 def apply(index: Index, findings: Findings) -> None:
     """Commits what was found, in one transaction: followers never see half of it."""
     with index.commit() as commit:
-        for cell in findings.inodes.values():
-            changed = cell.kind is not Kind.FILE or cell.id in findings.content_of
-            commit.put_inode(cell, attrs=True, content=changed)
-        for (parent, name), child in findings.names.items():
-            commit.put_dirent(parent, name, child)
+        commit.put(
+            [
+                InodePut(
+                    cell, attrs=True, content=cell.kind is not Kind.FILE or cell.id in findings.content_of
+                )
+                for cell in findings.inodes.values()
+            ],
+            [(parent, name, child) for (parent, name), child in findings.names.items()],
+        )
         commit.drop_orphans()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from ghostfs.errors import InvalidCell
-from ghostfs.index import Commit
+from ghostfs.index import commit
 from ghostfs.mirror.live.verify import verify
 from ghostfs.model import ROOT
 
@@ -48,14 +48,14 @@ def test_a_cell_that_is_refused_is_left_out(
     live.mirror.setattr(bad, mode=0o700)
     live.write("bad/below", b"below")
     good = live.write("good", b"good")
-    real = Commit.put_inode
+    real = commit.inode_term
 
-    def refuse(commit: Commit, inode: Any, **halves: bool) -> Any:
-        if inode.id == bad:
-            raise InvalidCell("it does not fit")
-        return real(commit, inode, **halves)
+    def refuse(id_: int, *values: Any) -> int:
+        if id_ == bad:
+            raise struct.error("it does not fit")
+        return real(id_, *values)
 
-    monkeypatch.setattr(Commit, "put_inode", refuse)
+    monkeypatch.setattr(commit, "inode_term", refuse)
     with capture_logs() as logs:
         live.drain()
     assert [entry["inode"] for entry in logs if entry["event"] == "cell_refused"] == [bad]
