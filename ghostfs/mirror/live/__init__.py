@@ -10,6 +10,7 @@
     cells       from what lstat says to the values of a cell
     working     what the tree has and the index has not, logged before it happens
     settle      when a changed file settles; pure
+    settling    how it does: its content as of one moment, read while it goes on changing
     gather      from the working set to cells
     gathered    one commit in the making
     cells       a stat result as an inode cell's values

@@ -22,7 +22,6 @@ from ghostfs.mirror.live.cells import cell_of
 from ghostfs.mirror.live.gather import Gatherer
 from ghostfs.mirror.live.gathered import Gathered, Sealed
 from ghostfs.mirror.live.identities import Identities
-from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.model import Kind
 from ghostfs.names import display
 
@@ -77,7 +76,6 @@ class Capture:
         gatherer: Gatherer,
         work: threading.Event,
         identities: Identities,
-        spooler: Spooler,
         *,
         commit_interval: float,
         tidy: Callable[[], object] | None = None,
@@ -92,7 +90,6 @@ class Capture:
         self._gatherer = gatherer
         self._work = work
         self._identities = identities
-        self._spooler = spooler
         self._interval = commit_interval
         self._tidy = tidy
         self._tidy_at = float("-inf")
@@ -220,7 +217,6 @@ class Capture:
             self._gatherer.seal(gathered)
             cells = len(gathered.sealed) + sum(map(len, gathered.names.values()))
             if cells:
-                self._keep_hot(gathered)
                 self._commit_what_fits(gathered)
         except BaseException:
             self._gatherer.give_back(gathered)
@@ -242,11 +238,6 @@ class Capture:
                 listener(state)
             except Exception:
                 log.exception("listener_failed")
-
-    def _keep_hot(self, gathered: Gathered) -> None:
-        for sealed in gathered.sealed:
-            if sealed.blocks is not None and sealed.record.writers:
-                self._spooler.keep(sealed, self._index.inode(sealed.record.id))
 
     def _commit_what_fits(self, gathered: Gathered) -> None:
         """One cell that the index refuses must not keep all others from it: the commit is made without it."""

@@ -14,7 +14,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-from ghostfs.content import BlockList, BlockMap
+from ghostfs.content import BlockList, BlockMap, Reader, Settlement
 from ghostfs.index import Index
 from ghostfs.mirror.live.closed import ClosedFiles
 from ghostfs.mirror.live.identities import Identities
@@ -22,8 +22,12 @@ from ghostfs.mirror.live.inodes import Inodes
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.rights import Rights, path_of
 from ghostfs.mirror.live.working import WorkingSet
+from ghostfs.mirror.syscalls import pread_exactly
 from ghostfs.mirror.xattrs import PREFIX as XATTR_PREFIX
 from ghostfs.mirror.xattrs import encode_xattrs
+
+_CUT_MOST = 4
+"""Blocks that a truncation may have to wait for; more, and the settle that wants them begins anew."""
 
 _BACK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -49,7 +53,11 @@ class Changed(Inodes):
             return os.fstat(record.settle_fd)
         if record.handles:
             return os.fstat(record.handles[-1].fd)
-        return self._stat(record)
+        try:
+            return self._stat(record)
+        except PermissionError:
+            with self.reaching(record):
+                return self._stat(record)
 
     def xattrs_for_commit(self, record: Record) -> bytes:
         """The user attributes to be committed, encoded."""
@@ -88,6 +96,32 @@ class Changed(Inodes):
         except PermissionError:
             with self.reaching(record):
                 return self._rights.open_file(record.name, self._directories.fd(record.parent))
+
+    def about_to_write(self, record: Record, offset: int, length: int) -> None:
+        """What a settle is still to read of this range is read now, before it changes."""
+        settling = record.settling
+        if settling is not None and settling.touches(offset, length):
+            with self._saving(record, settling) as reader:
+                settling.save(offset, length, reader)
+
+    def about_to_cut(self, record: Record, size: int) -> None:
+        """As `about_to_write`, before the file gets another size."""
+        settling = record.settling
+        if settling is not None and settling.pending and size < settling.size:
+            with self._saving(record, settling) as reader:
+                settling.save_cut(size, reader, most=_CUT_MOST)
+
+    @contextlib.contextmanager
+    def _saving(self, record: Record, settling: Settlement) -> Iterator[Reader]:
+        """What is to be read by; where that fails it is the settle's misfortune, and not the writer's."""
+        try:
+            fd = self.open_for_settle(record)
+            try:
+                yield lambda offset, length: pread_exactly(fd, length, offset)
+            finally:
+                os.close(fd)
+        except OSError:
+            settling.spoiled = True
 
     @contextlib.contextmanager
     def reaching(self, record: Record) -> Iterator[None]:

@@ -65,6 +65,8 @@ class Files(Changed):
                 blocks = self.map_of(record)
             if record.logged != self._working.generation:
                 self._working.announce_inode(record)
+            if record.settling is not None:
+                self.about_to_write(record, offset, len(data))
             written = os.pwrite(handle.fd, data, offset)
             blocks.write(offset, data if written == len(data) else data[:written])
             self._working.content_changed(record)
@@ -176,6 +178,8 @@ class Files(Changed):
                 record, os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, writable=True
             )
         try:
+            if record.settling is not None:
+                self.about_to_cut(record, size)
             os.ftruncate(fd, size)
             if blocks is not None and not record.unlinked:
                 blocks.truncate(size)

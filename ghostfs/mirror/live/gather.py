@@ -10,23 +10,20 @@ from __future__ import annotations
 
 __all__ = ["Gatherer"]
 
-import contextlib
 import errno
-import os
 import time
 from collections.abc import Container
 
 import structlog
 
-from ghostfs.content import BlockList, Settlement
-from ghostfs.errors import GhostError, Superseded
+from ghostfs.content import BlockList
+from ghostfs.errors import GhostError
 from ghostfs.mirror.live.gathered import Gathered, Sealed, Taken
-from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.settle import SettleRule
+from ghostfs.mirror.live.settling import Settling
 from ghostfs.mirror.live.working import Names, WorkingSet
-from ghostfs.mirror.syscalls import pread_exactly
 from ghostfs.model import InodeId, Kind
 from ghostfs.names import display
 
@@ -35,23 +32,23 @@ log = structlog.get_logger(__name__)
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
 """What is said of a file that somebody removed or replaced behind the mount."""
 
-_PATIENCE = 3
-"""After so many settles in a row that a writer spoiled, the next one keeps the writer waiting."""
-
-_PARALLEL_FROM = 8
-"""Blocks to be read back from which the hashing pool is worth its wake-ups."""
-
 
 class Gatherer:
     """Takes commits out of a working set. Used by one thread."""
 
     def __init__(
-        self, mirror: Mirror, working: WorkingSet, rule: SettleRule, pool: HashPool, *, xattrs: bool
+        self,
+        mirror: Mirror,
+        working: WorkingSet,
+        rule: SettleRule,
+        settling: Settling,
+        *,
+        xattrs: bool,
     ) -> None:
         self._mirror = mirror
         self._working = working
         self._rule = rule
-        self._pool = pool
+        self._settling = settling
         self._xattrs = xattrs
 
     def next_due(self) -> float | None:
@@ -93,29 +90,7 @@ class Gatherer:
 
     def hash_changes(self, gathered: Gathered) -> None:
         """Reads back what must be, in parallel where that pays. Needs no lock."""
-        settling = [
-            taken for taken in gathered.taken if taken.settlement is not None and taken.settlement.pending
-        ]
-        blocks = sum(taken.settlement.pending for taken in settling if taken.settlement is not None)
-        if len(settling) > 1 and blocks >= _PARALLEL_FROM:
-            for _ in self._pool.map(self._read_back, settling):
-                pass
-        else:
-            for taken in settling:
-                self._read_back(taken)
-
-    def _read_back(self, taken: Taken) -> None:
-        """Descriptors are had only while they are used: a commit may hold more files than may be open."""
-        assert taken.settlement is not None
-        try:
-            with self._working.lock:
-                fd = self._mirror.open_for_settle(taken.record)
-            try:
-                taken.settlement.read(lambda offset, length: pread_exactly(fd, length, offset))
-            finally:
-                os.close(fd)
-        except OSError as error:
-            taken.failed = error
+        self._settling.read_back(gathered.taken)
 
     def seal(self, gathered: Gathered) -> None:
         """Makes final what nobody touched since it was gathered; the rest goes back to the working set."""
@@ -225,8 +200,9 @@ class Gatherer:
         taken = Taken(record)
         if settles:
             self._working.hot.pop(record.id, None)
+            record.due = record.synced = False
             try:
-                taken.settlement = self._mirror.map_of(record).begin_settle()
+                self._settling.begin(taken)
             except (OSError, GhostError) as error:
                 taken.failed = error
         return taken
@@ -253,6 +229,7 @@ class Gatherer:
 
     def _close(self, gathered: Gathered) -> None:
         for taken in gathered.taken:
+            taken.record.settling = None
             self._mirror.let_go(taken.record)
 
     def _lost(self, record: Record) -> None:
@@ -341,44 +318,13 @@ class Gatherer:
         xattrs = self._mirror.xattrs_for_commit(record) if self._xattrs else b""
         blocks: BlockList | None = None
         if taken.settlement is not None:
-            blocks = self._finish(taken, taken.settlement)
+            blocks, st = self._settling.finish(taken, taken.settlement)
             content = self._mirror.map_of(record)
             gathered.bytes_hashed += content.bytes_hashed
             gathered.bytes_reread += content.bytes_reread
             content.bytes_hashed = content.bytes_reread = 0
             if blocks is None:
                 return None
-            st = self._mirror.stat_of_content(record)
         else:
             st = self._mirror.stat_for_commit(record)
         return Sealed(record, st, blocks, target, xattrs)
-
-    def _finish(self, taken: Taken, settlement: Settlement) -> BlockList | None:
-        """The content, if it can be made final; else it stays due."""
-        record = taken.record
-        content = self._mirror.map_of(record)
-        size = self._mirror.stat_of_content(record).st_size
-        if content.size != size:
-            # Not written through this mirror: read it all.
-            content.resize_seen(size)
-            content.touch(0, size)
-            return None
-        blocks = content.finish_settle(settlement)
-        if blocks is None:
-            record.retries += 1
-            if record.retries < _PATIENCE:
-                return None
-            fd = self._mirror.open_for_settle(record)
-            try:
-                with contextlib.suppress(Superseded):
-                    blocks = content.settle(lambda offset, length: pread_exactly(fd, length, offset))
-            finally:
-                os.close(fd)
-            if blocks is None:
-                return None
-        record.content_dirty = False
-        record.due = False
-        record.retries = 0
-        record.settled_at = time.monotonic()
-        self._working.hot.pop(record.id, None)
-        return blocks

@@ -21,6 +21,10 @@ class Taken:
     record: Record
     settlement: Settlement | None = None
     """The content too, if it settles."""
+    at: float = 0.0
+    """When it was taken, monotonic."""
+    st: os.stat_result | None = None
+    """Its attributes then, if content must be read back that may change meanwhile."""
     failed: OSError | GhostError | None = None
 
 

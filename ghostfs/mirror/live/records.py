@@ -7,7 +7,7 @@ __all__ = ["FileHandle", "Record"]
 import os
 import stat
 
-from ghostfs.content import BlockMap
+from ghostfs.content import BlockMap, Settlement
 from ghostfs.model import InodeId, Kind, kind_of_mode
 
 _SETID = stat.S_ISUID | stat.S_ISGID
@@ -39,10 +39,10 @@ class Record:
         "nlink",
         "others",
         "parent",
-        "retries",
         "setid",
         "settle_fd",
         "settled_at",
+        "settling",
         "synced",
         "writers",
     )
@@ -80,8 +80,8 @@ class Record:
         self.synced = False
         """Was fsynced since its content changed."""
         self.settled_at = float("-inf")
-        self.retries = 0
-        """How often in a row it was written to while it was being settled."""
+        self.settling: Settlement | None = None
+        """What of its content is being read back: to be told before anything of it changes."""
 
     @property
     def is_directory(self) -> bool:

@@ -35,6 +35,8 @@ from ghostfs.mirror.live.reconcile import Reconciler
 from ghostfs.mirror.live.retention import Retention
 from ghostfs.mirror.live.rights import Rights
 from ghostfs.mirror.live.settle import SettleRule
+from ghostfs.mirror.live.settling import Settling
+from ghostfs.mirror.live.spool import Spool
 from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.mirror.live.working import WorkingSet
 from ghostfs.mirror.owner import OwnerLock
@@ -129,15 +131,15 @@ class OwnedMirror:
         self.working.unreadable |= recovery.unreadable
         self.mirror = Mirror(root_fd, self._lookups, self.working, identities, rights)
         rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
-        gatherer = Gatherer(self.mirror, self.working, rule, pool, xattrs=settings.xattrs)
-        spooler = Spooler(layout.spool, settings.spool_bytes, self.mirror, self.working)
+        spooler = Spooler(Spool(layout.spool, settings.spool_bytes), self.mirror)
+        settling = Settling(self.mirror, self.working, pool, spooler)
+        gatherer = Gatherer(self.mirror, self.working, rule, settling, xattrs=settings.xattrs)
         retention = members_db and Retention(members_db, layout.name, settings.tombstone_retention)
         self.capture = Capture(
             index,
             gatherer,
             self.working.work,
             identities,
-            spooler,
             commit_interval=settings.commit_interval,
             tidy=partial(retention.collect, index) if retention else None,
         )

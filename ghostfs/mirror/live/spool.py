@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Spool"]
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ghostfs import private
 
 
 class Spool:
-    """Blocks under the hex of their digests. Written by one thread of the owner, read by anyone."""
+    """Blocks under the hex of their digests. Written by the owner, in any thread; read by anyone."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         """`limit` is in bytes; 0 turns the spool off. What an earlier owner left is thrown away."""
@@ -23,6 +24,7 @@ class Spool:
         self._limit = limit
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._total = 0
+        self._lock = threading.Lock()
         folder.mkdir(mode=0o700, exist_ok=True)
         for left in folder.iterdir():
             left.unlink()
@@ -35,6 +37,10 @@ class Spool:
         """Puts a block aside, and drops the oldest ones over the limit."""
         if len(data) > self._limit:
             return
+        with self._lock:
+            self._put(digest, data)
+
+    def _put(self, digest: bytes, data: bytes) -> None:
         if digest in self._sizes:
             self._sizes.move_to_end(digest)
             return

@@ -1,53 +1,51 @@
-"""Which blocks of a file that stays open for writing go into the spool."""
+"""Which blocks go into the spool: those that differ, in the version that settles, of a file open for writing.
+
+They are put aside as they are read back, so a version is whole in the spool whatever is written meanwhile; or
+nothing of it is, if it is more than the spool may hold. Then nodes cannot have such a version once it has been
+written over, and have the file when it rests.
+"""
 
 from __future__ import annotations
 
 __all__ = ["Spooler"]
 
-import os
-from pathlib import Path
+import structlog
 
-from ghostfs.content import BLOCK_SIZE, EMPTY, BlockList, block_digest
-from ghostfs.mirror.live.gathered import Sealed
-from ghostfs.mirror.live.mirror import Mirror
+from ghostfs.content import BLOCK_SIZE, BlockMap
+from ghostfs.mirror.live.changed import Changed
+from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.spool import Spool
-from ghostfs.mirror.live.working import WorkingSet
-from ghostfs.mirror.syscalls import pread_exactly
-from ghostfs.model import Inode
+from ghostfs.model import InodeId
+
+log = structlog.get_logger(__name__)
 
 
 class Spooler:
-    """Copies the changed blocks of hot files aside. Used by the capture thread."""
+    """Decides for one mirror. `wants` needs the working set's lock."""
 
-    def __init__(self, folder: Path, limit: int, mirror: Mirror, working: WorkingSet) -> None:
-        """`limit` is in bytes, see `Spool`."""
-        self._spool = Spool(folder, limit)
+    def __init__(self, spool: Spool, mirror: Changed) -> None:
+        self._spool = spool
         self._mirror = mirror
-        self._working = working
+        self._too_large: set[InodeId] = set()
+        """Said of once."""
 
-    def keep(self, sealed: Sealed, old: Inode | None) -> None:
-        """Puts aside the blocks in which the version just settled differs from the last one.
+    def wants(self, record: Record, content: BlockMap) -> bool:
+        """Whether the blocks that have changed since the last settle are to be put aside in this one."""
+        if record.writers == 0 or self._spool.limit == 0:
+            return False
+        size = content.changed_blocks * BLOCK_SIZE
+        if size <= self._spool.limit:
+            return True
+        if record.id not in self._too_large:
+            self._too_large.add(record.id)
+            log.warning(
+                "spool_too_small", path=self._mirror.path(record), changed=size, limit=self._spool.limit
+            )
+        return False
 
-        A block that has been written to again meanwhile is left out: a newer version is on its way.
-        """
-        blocks = sealed.blocks
-        if blocks is None or self._spool.limit == 0:
-            return
-        before = BlockList.decode(old.size, old.blocks) if old is not None else EMPTY
-        changed = [(index, digest) for index, digest in blocks.data_blocks() if before.get(index) != digest]
-        if len(changed) * BLOCK_SIZE > self._spool.limit:
-            return
+    def keep(self, digest: bytes, data: bytes) -> None:
+        """Puts a block aside, if there is room on the disk. From any thread."""
         try:
-            with self._working.lock:
-                fd = self._mirror.open_for_settle(sealed.record)
-        except OSError:
-            return
-        try:
-            for index, digest in changed:
-                data = pread_exactly(fd, blocks.length_of(index), index * BLOCK_SIZE)
-                if block_digest(data) == digest:
-                    self._spool.keep(digest, data)
-        except OSError:
-            return
-        finally:
-            os.close(fd)
+            self._spool.keep(digest, data)
+        except OSError as error:
+            log.debug("not_put_aside", error=str(error))
