@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import pyfuse3
@@ -49,6 +50,7 @@ class Operations(pyfuse3.Operations):
         self.enable_writeback_cache = writeback
         self.requests = 0
         self.bugs = 0
+        mirror.kernel_keeps_times = writeback
         self._mirror = mirror
         self._overlay = overlay
         self._xattrs = xattrs
@@ -61,6 +63,15 @@ class Operations(pyfuse3.Operations):
     def open_files(self) -> int:
         """How many files are open."""
         return len(self._files)
+
+    def await_writeback(self) -> None:
+        """Returns when what the kernel is writing back of open files has been written. Blocks: not for the loop.
+
+        syncfs(2) on a FUSE mount begins to write pages back, and does not wait for it (seen with Linux 6.18).
+        """
+        for inode in self._mirror.open_for_writing():
+            with suppress(OSError):  # the kernel has forgotten it, and so has nothing of it
+                pyfuse3.invalidate_inode(inode, attr_only=False)
 
     # --- names -----------------------------------------------------------------------------------------
 

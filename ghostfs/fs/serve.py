@@ -286,6 +286,7 @@ class _Mount:
         try:
             if os.fstat(fd).st_ino == ROOT:
                 syncfs(fd)
+                self._operations.await_writeback()
         except OSError as error:
             log.warning("kernel_flush_failed", error=str(error))
         finally:

@@ -9,6 +9,7 @@ __all__ = ["OPEN_MASK", "Files"]
 
 import os
 import stat
+from contextlib import suppress
 
 from ghostfs.mirror.live.changed import Changed
 from ghostfs.mirror.live.records import FileHandle, Record
@@ -20,6 +21,10 @@ OPEN_MASK = ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_APPEND | 
 
 class Files(Changed):
     """What is done with open files."""
+
+    kernel_keeps_times: bool = False
+    """With the writeback cache a file's time of modification is the kernel's: it shows its own, and tells it
+    before or after the content. What a write or a truncation makes of the one in the tree is undone."""
 
     def open_file(self, inode: InodeId, flags: int, *, keep_setid: bool = False) -> FileHandle:
         """Opens a regular file. `O_APPEND` is the kernel's affair and `O_CREAT` is `create`'s.
@@ -67,7 +72,11 @@ class Files(Changed):
                 self._working.announce_inode(record)
             if record.settling is not None:
                 self.about_to_write(record, offset, len(data))
+            before = os.fstat(handle.fd) if self.kernel_keeps_times else None
             written = os.pwrite(handle.fd, data, offset)
+            if before is not None:
+                with suppress(PermissionError):  # another user's file; this time the kernel's comes later
+                    os.utime(handle.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
             blocks.write(offset, data if written == len(data) else data[:written])
             self._working.content_changed(record)
             return written
@@ -92,6 +101,11 @@ class Files(Changed):
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def open_for_writing(self) -> list[InodeId]:
+        """The files that somebody has open for writing, or mapped."""
+        with self._lock:
+            return [record.id for record in self._records.values() if record.writers]
 
     def release(self, handle: FileHandle) -> None:
         """Closes an open file; the last close for writing settles it."""

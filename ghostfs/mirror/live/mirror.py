@@ -196,6 +196,8 @@ class Mirror(Files):
             fd = None if handle is None else handle.fd
             try:
                 if size is not None:
+                    if mtime_ns is None and self.kernel_keeps_times:
+                        mtime_ns = (self._stat(record) if fd is None else os.fstat(fd)).st_mtime_ns
                     self._truncate(record, fd, size, keep_setid=keep_setid)
                 elif mode is None and atime_ns is None and mtime_ns is None and uid is None and gid is None:
                     uid = gid = _UNCHANGED
