@@ -18,7 +18,9 @@ __all__ = [
     "InvalidCell",
     "InvalidName",
     "MountError",
+    "NameTaken",
     "NodeHalted",
+    "NodeNotFound",
     "PeerError",
     "SessionBusy",
     "SessionExists",
@@ -59,6 +61,16 @@ class InvalidName(GhostError):
     """A session, node or file name that cannot be used."""
 
     exit_code = ExitCode.USAGE
+
+
+class NameTaken(InvalidName):
+    """A node asks for the name of another one that the hub knows."""
+
+
+class NodeNotFound(GhostError):
+    """The hub knows no such node."""
+
+    exit_code = ExitCode.NOT_FOUND
 
 
 class SessionNotFound(GhostError):

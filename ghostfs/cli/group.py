@@ -28,6 +28,8 @@ COMMANDS = {
     "umount": LazyCommand("ghostfs.cli.mount", "umount", "Unmount a session, after all of it is safe."),
     "hub": LazyCommand("ghostfs.cli.daemons", "hub", "Stream this machine's sessions to nodes."),
     "node": LazyCommand("ghostfs.cli.daemons", "node", "Keep live copies of a hub's sessions here."),
+    "nodes": LazyCommand("ghostfs.cli.nodes", "nodes", "List the nodes that this hub knows."),
+    "forget": LazyCommand("ghostfs.cli.nodes", "forget", "Forget nodes that are gone."),
     "status": LazyCommand("ghostfs.cli.status", "status", "Show sessions, mounts, nodes and lag."),
     "verify": LazyCommand(
         "ghostfs.cli.verify", "verify", "Compare a session's index with its files and nodes."

@@ -184,9 +184,24 @@ def _remove(data: DataDir, layout: SessionLayout) -> None:
         # A name that is free: what an interrupted removal left may be in the way.
         target = removed / f"{layout.name}.{secrets.token_hex(8)}"
         layout.state.rename(target)
+    _end_memberships(data, layout.name)
     with output.counting(f"removing {layout.name}") as progress:
         remove_tree(target, progress)
         _remove_leftovers(removed, progress)
+
+
+def _end_memberships(data: DataDir, name: str) -> None:
+    """No node follows the session any more; a hub that runs notices that it is gone by itself. Trouble with
+    hub.db is no trouble of the session that was to go."""
+    if not data.hub_db.exists():
+        return
+    from ghostfs.index import Members
+
+    try:
+        with Members.open(data.hub_db) as members:
+            members.remove_session(name)
+    except (GhostError, OSError) as error:
+        click.echo(f"ghostfs: the hub still counts the nodes of {name}: {error}", err=True)
 
 
 def _remove_leftovers(removed: Path, progress: Callable[[int], None]) -> None:

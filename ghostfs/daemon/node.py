@@ -16,7 +16,7 @@ import structlog
 from ghostfs import private
 from ghostfs.config import Settings
 from ghostfs.daemon.lifecycle import Daemon, finish
-from ghostfs.errors import ConfigError, NodeHalted
+from ghostfs.errors import ConfigError, NameTaken, NodeHalted
 from ghostfs.fs.mounts import mounted
 from ghostfs.mesh.fetcher import Replicating
 from ghostfs.mesh.follower import Follower, FollowerSettings
@@ -62,6 +62,7 @@ def run(
         ConfigError, InvalidName: something is named that cannot be.
         SessionBusy: another node uses this data directory.
         NodeHalted: no session is left that could go on.
+        NameTaken: the hub knows another node by that name.
     """
     check_label("node", name)
     if not sessions:
@@ -121,6 +122,9 @@ async def _until_stopped(tasks: dict[str, asyncio.Task[None]], stopped: asyncio.
     """Wait for the stop, or for the last session to halt; then why each did.
 
     One session that halts leaves the others alone.
+
+    Raises:
+        NameTaken: that ends the node, whatever its sessions.
     """
     running = dict(tasks)
     reasons: list[str] = []
@@ -142,7 +146,7 @@ async def _end(tasks: list[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
     await asyncio.wait(tasks, timeout=_LEAVE_SECONDS)
     for task in tasks:
         if task.done():
-            with suppress(asyncio.CancelledError, NodeHalted):
+            with suppress(asyncio.CancelledError, NodeHalted, NameTaken):
                 task.result()
 
 

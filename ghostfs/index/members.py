@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ghostfs.errors import GhostError
+from ghostfs.errors import GhostError, NameTaken
 from ghostfs.index.damage import reports_damage
 from ghostfs.index.database import Format, create_database, open_database
 from ghostfs.model import Cursor, Epoch, Replica, Seq
@@ -170,12 +170,15 @@ class Members:
         """Give a node its replica number: the same one every time it asks. Remembers its name and the time.
 
         Raises:
+            NameTaken: another node has that name. Two that have shared one since before go on.
             GhostError: all 65,535 numbers have been given.
         """
         now = time.time_ns()
         self._execute("BEGIN IMMEDIATE")
         try:
-            row = self._execute("SELECT replica FROM node WHERE node_id = ?", (node_id,)).fetchone()
+            row = self._execute("SELECT replica, name FROM node WHERE node_id = ?", (node_id,)).fetchone()
+            if row is None or row[1] != name:
+                self._check_free(name)
             if row is not None:
                 replica = row[0]
                 self._execute(
@@ -204,6 +207,12 @@ class Members:
         return [Node(*row) for row in self._execute("SELECT * FROM node ORDER BY name, node_id")]
 
     @reports_damage
+    def named(self, name: str) -> list[Node]:
+        """The nodes of that name: one at most, but for those that shared it before names were unique."""
+        rows = self._execute("SELECT * FROM node WHERE name = ? ORDER BY node_id", (name,))
+        return [Node(*row) for row in rows]
+
+    @reports_damage
     def join(self, session: str, node_id: bytes) -> None:
         """Make an enrolled node a member of a session; one that is a member keeps its cursor.
 
@@ -226,8 +235,9 @@ class Members:
         fingerprint: bytes | None = None,
         *,
         durable: bool = True,
-    ) -> None:
-        """Remember how far a member has durably applied a session; nothing happens if it is not a member.
+    ) -> bool:
+        """Remember how far a member has durably applied a session; nothing happens, and False is returned, if it
+        is not a member.
 
         Without `durable` a power cut may take the hub back to an earlier acknowledgement. That costs
         nothing but tombstones kept for longer, because a node says its own cursor when it connects.
@@ -236,15 +246,16 @@ class Members:
         if not durable:
             self._execute("PRAGMA synchronous=NORMAL")
         try:
-            self._execute(
+            rows = self._execute(
                 "UPDATE membership SET epoch = ?, seq = ?, fingerprint = ?, acked_ns = ?"
                 " WHERE session = ? AND node_id = ?",
                 (cursor.epoch, cursor.seq, fingerprint or None, now, session, node_id),
-            )
+            ).rowcount
             self._execute("DELETE FROM lease WHERE session = ? AND node_id = ?", (session, node_id))
         finally:
             if not durable:
                 self._execute("PRAGMA synchronous=FULL")
+        return rows > 0
 
     @reports_damage
     def lease(self, session: str, node_id: bytes, cursor: Cursor) -> None:
@@ -329,6 +340,13 @@ class Members:
         finally:
             self._rollback_unfinished()
         return rows > 0
+
+    def _check_free(self, name: str) -> None:
+        for holder in self.named(name):
+            raise NameTaken(
+                f"the name {name} is that of another node, {holder.node_id.hex()[:8]}: give this one another with "
+                f"--name, or, if that one is gone for good, run `ghostfs forget {name}` where the hub is"
+            )
 
     def _rollback_unfinished(self) -> None:
         if self._connection.in_transaction:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import structlog
 
-from ghostfs.errors import GhostError, InvalidCell, InvalidName
+from ghostfs.errors import GhostError, InvalidCell, InvalidName, NameTaken
 from ghostfs.mesh.transport import status_code
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,9 @@ async def translated(context: Any) -> AsyncIterator[None]:
     try:
         try:
             yield
+        except NameTaken as error:
+            log.warning("node_refused", peer=context.peer(), reason=str(error))
+            await context.abort(status_code(error), str(error))
         except (InvalidCell, InvalidName) as error:
             log.warning("request_refused", peer=context.peer(), error=str(error))
             await context.abort(status_code(error), str(error))

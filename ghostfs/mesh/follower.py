@@ -18,7 +18,7 @@ import grpc
 import structlog
 
 from ghostfs import metrics
-from ghostfs.errors import DriftError, GhostError, InvalidCell, NodeHalted, PeerError
+from ghostfs.errors import DriftError, GhostError, InvalidCell, NameTaken, NodeHalted, PeerError
 from ghostfs.mesh.backoff import Backoff
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.fetcher import Fetcher, Replicating
@@ -105,6 +105,7 @@ class Follower:
 
         Raises:
             NodeHalted: going on could lose files; the replica is closed, and the message says what to do.
+            NameTaken: the hub knows another node by this one's name.
         """
         try:
             while True:
@@ -112,7 +113,7 @@ class Follower:
                 self.state = FollowerState.CONNECTING
                 metrics.RECONNECTS.labels(self.session).inc()
                 await asyncio.sleep(self._backoff.next())
-        except NodeHalted:
+        except (NodeHalted, NameTaken):
             self.state = FollowerState.HALTED
             raise
         finally:
@@ -128,7 +129,7 @@ class Follower:
             await self._follow(self._replica)
         except _ResyncWanted:
             self._backoff.reset()
-        except NodeHalted as error:
+        except (NodeHalted, NameTaken) as error:
             self._log.error("node_halted", error=str(error))
             raise
         except grpc.aio.AioRpcError as error:

@@ -23,13 +23,12 @@ from ghostfs.mesh.calls import Calls
 from ghostfs.mesh.codec import check_number
 from ghostfs.mesh.compression import Compressor, is_local
 from ghostfs.mesh.fetchserver import FetchServer
-from ghostfs.mesh.follow import FollowStream, HubLimits, SessionSource
-from ghostfs.mesh.heads import HeadWatch
+from ghostfs.mesh.follow import FollowStream, HubLimits
 from ghostfs.mesh.heap import keep_buffers
 from ghostfs.mesh.identity import NODE_ID_SIZE
-from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.roster import Roster
 from ghostfs.mesh.snapshots import SnapshotStore
+from ghostfs.mesh.sources import Sources
 from ghostfs.mesh.statusreport import StatusReport
 from ghostfs.mesh.workers import Workers, dropped
 from ghostfs.mirror.layout import DataDir
@@ -70,12 +69,12 @@ class HubService:
         self._freezing = Workers("hub-freeze", 1)
         self._membering = Workers("hub-members", 1)
         self._members: Members | None = None
-        self._sources: dict[str, SessionSource] = {}
         self._compressors: dict[bytes, Compressor] = {}
         self._roster = Roster()
         self._calls = Calls()
         self._snapshots = SnapshotStore(data.snapshots, self._freezing)
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sources = Sources(data, self._indexing, self._snapshots)
+        self._keeping: list[asyncio.Task[None]] = []
         self._fetching = FetchServer(self._reading)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -100,21 +99,19 @@ class HubService:
         keep_buffers()
         self._members = await self._membering.run(Members.open, self._data.hub_db)
         await self._snapshots.load()
-        self._sweeper = asyncio.create_task(self._snapshots.sweep(), name="snapshot sweep")
+        self._keeping = [
+            asyncio.create_task(self._snapshots.sweep(), name="snapshot sweep"),
+            asyncio.create_task(self._sources.tend(), name="tend sources"),
+        ]
         for session in await self._membering.run(self._opened.sessions):
-            if self._data.session(session).tree.is_dir():
-                self._source(session)
+            with suppress(SessionNotFound):
+                self._sources.existing(session)
 
     async def close(self) -> None:
         """End all calls and all watching, and give everything back. Threads that still read end by themselves."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sweeper
+        await dropped(*self._keeping)
         await self._calls.end(_PATIENCE_SECONDS)
-        for source in self._sources.values():
-            await source.watch.close()
-            source.indexes.close()
+        await self._sources.close()
         if self._members is not None:
             await self._membering.run(self._members.close)
         for workers in (self._indexing, self._reading, self._freezing, self._membering):
@@ -139,7 +136,7 @@ class HubService:
                 raise InvalidCell("a Follow stream begins with a hello")
             hello = first.hello
             node_id = _check_hello(hello)
-            source = self._existing(hello.session)
+            source = self._sources.existing(hello.session)
             await source.watch.ready()
             await self._membering.run(self._opened.join, hello.session, node_id)
             attendance = self._roster.of(hello.session, node_id)
@@ -179,7 +176,7 @@ class HubService:
         async with self._calls.answering(context):
             node_id = _node_id(request.node_id)
             _check_wants(request.wants)
-            source = self._existing(request.session)
+            source = self._sources.existing(request.session)
             reader = BlockReader(source.layout, source.indexes)
             compressor = self._compressor(node_id, context.peer())
             sent = self._roster.of(request.session, node_id).sent
@@ -194,7 +191,10 @@ class HubService:
             names = await self._indexing.run(self._data.session_names)
             members = {name: await self._membering.run(self._opened.members, name) for name in names}
             report = StatusReport(self._roster, self._indexing)
-            sources = [(self._source(name), members[name]) for name in names]
+            sources = []
+            for name in names:
+                with suppress(SessionNotFound):  # removed meanwhile
+                    sources.append((self._sources.existing(name), members[name]))
             return pb.StatusReply(
                 version=__version__,
                 hub_id=self._opened.hub_id,
@@ -208,27 +208,15 @@ class HubService:
         members = self._opened
         if fingerprint is None and members.cursor(session, node_id) == cursor:
             return  # with its fingerprint
-        members.acknowledge(session, node_id, cursor, fingerprint, durable=False)
+        if not members.acknowledge(session, node_id, cursor, fingerprint, durable=False):
+            # The session was removed, and made anew under the stream.
+            members.join(session, node_id)
+            members.acknowledge(session, node_id, cursor, fingerprint, durable=False)
 
     @property
     def _opened(self) -> Members:
         assert self._members is not None, "start was not called"
         return self._members
-
-    def _existing(self, session: str) -> SessionSource:
-        layout = self._data.session(session)
-        if not layout.tree.is_dir():
-            raise SessionNotFound(f"the hub has no session {session!r}; `ghostfs session create` makes it")
-        return self._source(session)
-
-    def _source(self, session: str) -> SessionSource:
-        source = self._sources.get(session)
-        if source is None:
-            layout = self._data.session(session)
-            indexes = IndexPool(layout.index_db, session)
-            watch = HeadWatch(session, layout.control_socket, indexes, self._indexing)
-            source = self._sources[session] = SessionSource(session, layout, indexes, watch)
-        return source
 
     def _compressor(self, node_id: bytes, peer: str) -> Compressor:
         mode = self._settings.compression

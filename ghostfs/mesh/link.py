@@ -13,7 +13,7 @@ import structlog
 from ghostfs import __version__
 from ghostfs.mesh.blockmessage import FETCH_METHOD, decode_block
 from ghostfs.mesh.heap import keep_buffers
-from ghostfs.mesh.transport import client_options
+from ghostfs.mesh.transport import client_options, peer_error
 from ghostfs.model import Replica
 from ghostfs.v1 import mesh_pb2 as pb
 from ghostfs.v1 import mesh_pb2_grpc as rpc
@@ -50,10 +50,20 @@ class Link:
         self._enrolling = asyncio.Lock()
 
     async def enrol(self) -> Replica:
-        """Say who we are; done again at each connection, because the hub may be another one by now."""
+        """Say who we are; done again at each connection, because the hub may be another one by now.
+
+        Raises:
+            NameTaken: the hub knows another node by this one's name.
+            grpc.aio.AioRpcError: the hub cannot be reached, or refuses otherwise.
+        """
         async with self._enrolling:
             request = pb.EnrolRequest(node_id=self.node_id, node_name=self.name, version=__version__)
-            reply = await self.stub.Enrol(request, timeout=_ENROL_SECONDS)
+            try:
+                reply = await self.stub.Enrol(request, timeout=_ENROL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                    raise peer_error(error, self.shown) from None
+                raise
             if reply.hub_id != self._hub_id:
                 changed = bool(self._hub_id)
                 self._hub_id = reply.hub_id

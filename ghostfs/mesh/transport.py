@@ -33,6 +33,7 @@ from ghostfs.errors import (
     IndexTooNew,
     InvalidCell,
     InvalidName,
+    NameTaken,
     PeerError,
     SessionBusy,
     SessionNotFound,
@@ -154,6 +155,8 @@ def unix_path(path: Path) -> UnixPath:
 
 def status_code(error: Exception) -> grpc.StatusCode:
     """The code a call ends with when `error` is raised in its handler."""
+    if isinstance(error, NameTaken):
+        return grpc.StatusCode.ALREADY_EXISTS
     if isinstance(error, InvalidName | InvalidCell):
         return grpc.StatusCode.INVALID_ARGUMENT
     if isinstance(error, SessionNotFound | FileNotFoundError):
@@ -173,6 +176,8 @@ def peer_error(error: grpc.RpcError, peer: str) -> GhostError:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.NOT_FOUND:
         return SessionNotFound(details or f"the hub at {peer} does not have it")
+    if code is grpc.StatusCode.ALREADY_EXISTS:
+        return NameTaken(details)
     if code is grpc.StatusCode.UNAVAILABLE:
         return PeerError(f"the hub at {peer} cannot be reached; is `ghostfs hub` running? ({details})")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -13,8 +13,10 @@ import pytest
 from ghostfs.cli import main
 from ghostfs.cli.removal import remove_tree
 from ghostfs.errors import ExitCode
+from ghostfs.index import Members
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.owner import OwnerLock
+from ghostfs.model import Cursor, Epoch, Seq
 
 Run = Callable[..., str]
 
@@ -74,6 +76,31 @@ def test_a_session_in_use_is_not_removed(
     assert f"process {os.getpid()}" in capsys.readouterr().err
     assert layout.tree.is_dir()
     run("session", "rm", "-y", "demo")
+
+
+def test_a_session_that_is_removed_has_no_members(run: Run, tmp_path: Path) -> None:
+    run("session", "create", "demo", "other")
+    data = DataDir(tmp_path / "data")
+    with Members.open(data.hub_db) as members:
+        members.enrol(bytes(16), "n1")
+        for name in ("demo", "other"):
+            members.join(name, bytes(16))
+            members.lease(name, bytes(16), Cursor(Epoch(1), Seq(1)))
+        run("session", "rm", "-y", "demo")
+        assert members.sessions() == ["other"]
+        assert (members.leases("demo"), len(members.leases("other"))) == ([], 1)
+
+
+def test_a_hub_database_that_cannot_be_used_keeps_no_session(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("session", "create", "demo")
+    (tmp_path / "data/hub.db").write_bytes(b"no database" * 100)
+    assert main(["--data-dir", str(tmp_path / "data"), "session", "rm", "-y", "demo"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "removed demo\n"
+    assert "hub.db" in shown.err
+    assert shown.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

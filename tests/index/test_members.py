@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ghostfs.errors import GhostError, IndexDamaged, IndexTooNew
+from ghostfs.errors import GhostError, IndexDamaged, IndexTooNew, NameTaken
 from ghostfs.index import Members
 from ghostfs.model import Cursor, Epoch, Seq
 
@@ -50,9 +50,38 @@ def test_a_node_keeps_its_number_and_nobody_gets_it_again(members: Members, path
     assert not members.remove_node(TWO)
     members.close()
     with Members.open(path) as reopened:
-        assert reopened.enrol(THREE, "two") == 3
+        assert reopened.enrol(THREE, "three") == 3
         assert reopened.enrol(TWO, "two") == 4
-        assert [(n.name, n.replica) for n in reopened.nodes()] == [("renamed", 1), ("two", 4), ("two", 3)]
+        assert [(n.name, n.replica) for n in reopened.nodes()] == [("renamed", 1), ("three", 3), ("two", 4)]
+
+
+def test_a_name_has_one_holder(members: Members) -> None:
+    members.enrol(ONE, "one")
+    with pytest.raises(NameTaken, match=r"`ghostfs forget one`") as told:
+        members.enrol(TWO, "one")
+    assert ONE.hex()[:8] in str(told.value)
+    assert "--name" in str(told.value)
+    assert members.node(TWO) is None
+    assert members.enrol(TWO, "two") == 2
+    with pytest.raises(NameTaken):
+        members.enrol(ONE, "two")  # nor by being called otherwise
+    assert members.enrol(ONE, "three") == 1
+    assert members.enrol(TWO, "one") == 2
+    assert [node.name for node in members.named("one")] == ["one"]
+
+
+def test_two_that_share_a_name_from_before_go_on(members: Members, path: Path) -> None:
+    members.enrol(ONE, "one")
+    members.enrol(TWO, "two")
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE node SET name = 'same'")
+    raw.close()
+    assert (members.enrol(ONE, "same"), members.enrol(TWO, "same")) == (1, 2)
+    assert [node.node_id for node in members.named("same")] == [ONE, TWO]
+    with pytest.raises(NameTaken):
+        members.enrol(THREE, "same")
+    assert members.remove_node(ONE)
+    assert members.enrol(TWO, "same") == 2
 
 
 def test_numbers_run_out_with_a_word(members: Members) -> None:
@@ -110,7 +139,7 @@ def test_members_come_and_go(members: Members) -> None:
 def test_tombstones_are_needed_by_the_slowest_of_the_epoch(members: Members) -> None:
     assert members.least_cursor("s", Epoch(1)) is None
     for node_id, cursor in ((ONE, Cursor(Epoch(1), Seq(9))), (TWO, Cursor(Epoch(1), Seq(4)))):
-        members.enrol(node_id, "n")
+        members.enrol(node_id, f"n{node_id[0]}")
         members.join("s", node_id)
         members.acknowledge("s", node_id, cursor)
     members.enrol(THREE, "new")

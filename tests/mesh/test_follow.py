@@ -42,7 +42,7 @@ async def node(
     settings: FollowerSettings = FAST,
     node_id: bytes = NODE_ID,
 ) -> AsyncIterator[Follower]:
-    link = Link(target, node_id, f"node-{node_id[0]}", reconnect_min=0.01, reconnect_max=0.05)
+    link = Link(target, node_id, f"node-{node_id[1]}", reconnect_min=0.01, reconnect_max=0.05)
     follower = Follower(session, link, lambda: replica, settings)
     task = asyncio.create_task(follower.run())
     try:

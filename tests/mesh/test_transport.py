@@ -174,7 +174,7 @@ def test_enrolment_is_for_ever(data: DataDir, run: Any) -> None:
     async def enrol(target: str) -> None:
         async with grpc.aio.insecure_channel(target) as channel:
             for node in (bytes(16), b"x" * 16):
-                request = pb.EnrolRequest(node_id=node, node_name="n")
+                request = pb.EnrolRequest(node_id=node, node_name=f"n{node[0]}")
                 reply = await rpc.MeshStub(channel).Enrol(request)
                 numbers.append((reply.replica, reply.hub_id))
 
