@@ -48,8 +48,11 @@ def sites(place: Path) -> Iterator[dict[str, Site]]:
                 )
             )
             mounts.callback(unmount, mountpoint, timeout=60)
-            found[name] = Site(name, mountpoint)
-            logs.append(DataDir(data_dir).session(name).log_file)
+            layout = DataDir(data_dir).session(name)
+            found[name] = Site(
+                name, mountpoint, pid=int(layout.owner_lock.read_text()), control=layout.control_socket
+            )
+            logs.append(layout.log_file)
         with ExitStack() as processes:
             for site in found.values():
                 for role, (uid, groups) in ROLES.items():

@@ -12,17 +12,18 @@ __all__ = ["NOW", "OMIT", "Actor", "Outcome", "Refused"]
 import ctypes
 import ctypes.util
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
 import pickle
 import resource
-import select
 import signal
 import stat
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -146,15 +147,13 @@ class _Calls:
 
     def reset(self, directory: int | None = None, path: str | None = None) -> None:
         """Closes everything, and goes to a directory."""
-        for view in self._maps.values():
-            view.close()
-        self._maps.clear()
-        for stream in self._streams.values():
-            _libc.closedir(stream)
-        self._streams.clear()
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
+        while self._maps:
+            self._maps.popitem()[1].close()
+        while self._streams:
+            _libc.closedir(self._streams.popitem()[1])
+        while self._fds:
+            with suppress(OSError):  # the error of an earlier write, perhaps
+                os.close(self._fds.popitem()[1])
         os.umask(0o022)
         if path is not None:
             os.chdir(path)
@@ -166,7 +165,7 @@ class _Calls:
         os.umask(mask)
 
     def limit_size(self, size: int) -> None:
-        """RLIMIT_FSIZE; its signal is ignored."""
+        """RLIMIT_FSIZE in bytes, -1 for none; its signal is ignored."""
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
@@ -277,6 +276,10 @@ class _Calls:
 
     def readlink(self, path: str | bytes) -> bytes:
         return os.readlink(os.fsencode(path))
+
+    def readlink_open(self, slot: int) -> bytes:
+        """The target of a symlink that a slot holds by O_PATH."""
+        return os.readlink(b"", dir_fd=self._fd(slot))
 
     def link(self, old: str | bytes, new: str | bytes, *, follow: bool = False) -> None:
         flags = _AT_SYMLINK_FOLLOW if follow else 0
@@ -431,8 +434,22 @@ class _Calls:
         pid = os.posix_spawn(path, [path], {})
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    def readable(self, slot: int) -> bool:
-        return bool(select.select([self._fd(slot)], [], [], 0)[0])
+    def flags(self, slot: int) -> int:
+        """What a slot was opened with."""
+        return fcntl.fcntl(self._fd(slot), fcntl.F_GETFL)
+
+    def number(self, slot: int) -> int:
+        """The descriptor itself, to be found below /proc."""
+        return self._fd(slot)
+
+    def link_often(self, path: str, most: int) -> tuple[str | None, int]:
+        """Makes links l0, l1, … until it fails; the errno, and how many were made."""
+        for number in range(most):
+            try:
+                os.link(path, f"l{number}")
+            except OSError as error:
+                return errno.errorcode[error.errno or 0], number
+        return None, most
 
     # --- inside
 

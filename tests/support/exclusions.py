@@ -25,6 +25,72 @@ EXCLUSIONS = (
         "`open` with `O_TMPFILE` fails with EOPNOTSUPP",
         "pyfuse3 has no handler for FUSE_TMPFILE",
     ),
+    Exclusion(
+        "fallocate",
+        "`fallocate` fails with EOPNOTSUPP, so `posix_fallocate` is what the C library makes of it: it writes, "
+        "moves the times as writing does, and refuses a descriptor with `O_APPEND`",
+        "pyfuse3 has no handler for FUSE_FALLOCATE",
+    ),
+    Exclusion(
+        "holes",
+        "`lseek` with `SEEK_DATA` and `SEEK_HOLE` sees one range of data up to the end of the file",
+        "pyfuse3 has no handler for FUSE_LSEEK",
+    ),
+    Exclusion(
+        "RENAME_WHITEOUT",
+        "`renameat2` with `RENAME_WHITEOUT` fails with EINVAL",
+        "a choice: only overlay filesystems ask for it, and a whiteout is a device, which no node could keep",
+    ),
+    Exclusion(
+        "access times",
+        "what is read moves the access time only when it is read from the disk, and listing a directory never does",
+        "the kernel leaves access times to the filesystem, and does not ask it for what it has cached",
+    ),
+    Exclusion(
+        "O_DIRECT",
+        "reads and writes with `O_DIRECT` need no alignment",
+        "the kernel does not check it for FUSE",
+    ),
+    Exclusion(
+        "O_TRUNC",
+        "`O_RDONLY | O_TRUNC` on a program that runs fails with ETXTBSY, but has truncated it",
+        "the kernel asks the filesystem to open and truncate first, and then looks whether the program runs",
+    ),
+    Exclusion(
+        "devices",
+        "devices can be made and not opened, and set-user-id has no effect on who a program runs as",
+        "FUSE is mounted with nosuid and nodev",
+    ),
+    Exclusion(
+        "capabilities",
+        "root keeps set-user-id on what it writes to whatever capabilities it has, and nobody else does",
+        "a FUSE request names the user, and not the capabilities",
+    ),
+    Exclusion(
+        "blocks",
+        "`st_blksize` is 65536; `st_dev` is the mount's own",
+        "a choice: programs size their buffers by it, and each write is a request",
+    ),
+    Exclusion(
+        "late errors",
+        "with `--writeback`, a write that the disk refuses (full, too large) fails at `fsync` or `close`",
+        "the kernel takes the write before it asks the filesystem",
+    ),
+    Exclusion(
+        "same size",
+        "with `--writeback`, truncating to the size that a file has leaves its times",
+        "the kernel keeps times and size itself, and sees no change",
+    ),
+    Exclusion(
+        "kernel clock",
+        "with `--writeback`, two changes within a tick of the kernel's clock (some milliseconds) have one time",
+        "the kernel keeps the times of FUSE files by its coarse clock",
+    ),
+    Exclusion(
+        ".skills",
+        "`.skills` at the root of a session, in any case, is read-only: EROFS",
+        "a choice: it shows the registry of skills",
+    ),
 )
 
 

@@ -6,10 +6,14 @@ __all__ = ["ALICE", "BOB", "ROLES", "SHARED", "Site"]
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors import Actor
+
+from ghostfs.mirror.control import ControlClient
+from ghostfs.v1 import control_pb2 as pb
 
 ALICE, BOB, SHARED = 1001, 1002, 3000
 """Two users, each with a group of the same number, and a group that both are in."""
@@ -30,6 +34,11 @@ class Site:
     root: Path
     actors: dict[str, Actor] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    latest: Path = field(default_factory=Path)
+    pid: int = 0
+    """The mount process, if there is one."""
+    control: Path = field(default_factory=Path)
+    """Its control socket."""
 
     @property
     def mounted(self) -> bool:
@@ -41,12 +50,26 @@ class Site:
 
     def new(self) -> Path:
         """A new directory that everybody may use; all actors are in it, and hold nothing."""
-        made = self.root / f"d{next(self.numbers)}"
+        self.latest = made = self.root / f"d{next(self.numbers)}"
         made.mkdir()
         made.chmod(0o777)
         for actor in self.actors.values():
             actor.do("reset", path=str(made))
         return made
+
+    def open_files(self) -> list[str]:
+        """What the mount process has open: paths, as /proc shows them."""
+        found = []
+        for fd in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found.append(str(fd.readlink()))
+        return found
+
+    def settle(self) -> None:
+        """Has the mount commit everything."""
+        if self.mounted:
+            with ControlClient(self.control, timeout=60.0) as client:
+                client.request(pb.ControlRequest(settle=pb.Settle()))
 
     def leave(self) -> None:
         """Has all actors let go of everything."""

@@ -33,6 +33,8 @@ class Inodes:
         self._identities = identities
         self._records: dict[InodeId, Record] = {}
         self._directories = Directories(root_fd, self._locate)
+        self._targets: dict[InodeId, bytes] = {}
+        """Where new symlinks lead, until their records go."""
         self._may_chown = may_chown()
         self._own = (os.geteuid(), os.getegid())
         root = Record(ROOT, ROOT, b"", os.fstat(root_fd))
@@ -95,7 +97,7 @@ class Inodes:
             record = self._record(inode)
             if record.unlinked and record.kept_fd is not None:
                 return os.readlink(b"", dir_fd=record.kept_fd)
-            return self.target_for_commit(record)
+            return self._read_target(record)
 
     def statfs(self) -> os.statvfs_result:
         """The filesystem below."""
@@ -113,7 +115,14 @@ class Inodes:
     # --- for the other operations, with the lock held ----------------------------------------------------
 
     def target_for_commit(self, record: Record) -> bytes:
-        """The symlink's target to be committed."""
+        """The symlink's target to be committed. It never changes, and reading it would move its access time."""
+        target = self._targets.get(record.id)
+        if target is None and record.in_index:
+            row = self._index.inode(record.id)
+            target = None if row is None else row.target
+        return target or self._read_target(record)
+
+    def _read_target(self, record: Record) -> bytes:
         if record.unlinked:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.readlink(record.name, dir_fd=self._directories.fd(record.parent))
@@ -207,6 +216,7 @@ class Inodes:
     def _drop_if_idle(self, record: Record) -> None:
         if record.idle and record.settle_fd is None and record.id != ROOT:
             self._records.pop(record.id, None)
+            self._targets.pop(record.id, None)
             self._keep_no_more(record)
             if record.is_directory:
                 self._directories.forget(record.id)

@@ -56,7 +56,9 @@ class Mirror(Files):
         with self._lock:
             directory, inode, fd = self._prepare(parent, name)
             os.symlink(target, name, dir_fd=fd)
-            return inode, self._made(directory, name, inode, fd, uid, gid, 0)
+            st = self._made(directory, name, inode, fd, uid, gid, 0)
+            self._targets[inode] = target
+            return inode, st
 
     def create(
         self, parent: InodeId, name: bytes, mode: int, flags: int, uid: int, gid: int
