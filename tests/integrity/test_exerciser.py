@@ -88,7 +88,7 @@ def test_a_file_that_somebody_else_changes_is_noticed(
     tmp_path: Path, damage: Callable[[int], None], told: str
 ) -> None:
     path, lock = tmp_path / "file", tmp_path / "file.lock"
-    command = [sys.executable, EXERCISER, path, "--operations=1000000000", "--processes=2"]
+    command = [sys.executable, str(EXERCISER), str(path), "--operations=1000000000", "--processes=2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         eventually(lambda: path.exists() and path.stat().st_size, what="it did not begin")
         with lock.open("r+b") as held, path.open("r+b") as file:
