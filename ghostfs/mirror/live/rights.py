@@ -95,7 +95,7 @@ class Rights:
                 os.chmod(pinned, before)
                 self._lent -= 1
                 if self._lent == 0:
-                    self._note.unlink()
+                    self._note.unlink(missing_ok=True)
         finally:
             os.close(own)
 

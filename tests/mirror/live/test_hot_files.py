@@ -227,8 +227,9 @@ def reader_of() -> Iterator[Callable[[Any], BlockReader]]:
 
     def make(live: Any) -> BlockReader:
         pool = IndexPool(live.layout.index_db, "s")
-        made.extend((BlockReader(live.layout, pool), pool))
-        return made[-2]
+        reader = BlockReader(live.layout, pool)
+        made.extend((reader, pool))
+        return reader
 
     yield make
     for each in made:
@@ -243,7 +244,12 @@ def test_the_version_that_was_settled_can_be_fetched_though_all_of_it_is_changed
     hot.write(3 * BLOCK_SIZE, b"w" * BLOCK_SIZE)  # hashed as it was written
     hot.due()
     then = hot.blocks()
-    live.at(moment, lambda: (hot.patch_all(2), hot.write(3 * BLOCK_SIZE, b"v" * BLOCK_SIZE)))
+
+    def change_all() -> None:
+        hot.patch_all(2)
+        hot.write(3 * BLOCK_SIZE, b"v" * BLOCK_SIZE)
+
+    live.at(moment, change_all)
     live.step()
     reader = reader_of(live)
     for index, digest in then.data_blocks():
@@ -267,11 +273,11 @@ def test_what_does_not_fit_into_the_spool_is_had_when_it_rests(
         live.step()
     assert sorted(os.listdir(live.layout.spool)) == kept, "nor does it drive out what others have put there"
     assert [fields["path"] for fields in logged.named("spool_too_small")] == ["hot"]
-    committed = hot.indexed()
+    committed = dict(hot.indexed().data_blocks())
     hot.patch_all(4)
     reader = reader_of(live)
     with pytest.raises(Superseded):
-        reader.read(hot.handle.inode, 0, committed.get(0))
+        reader.read(hot.handle.inode, 0, committed[0])
     live.mirror.release(hot.handle)
     live.mirror.release(small)
     live.drain()
