@@ -52,7 +52,12 @@ class AsNobody:
 
 
 @pytest.fixture
-def as_nobody(live_class: Callable[..., Any]) -> Iterator[AsNobody]:
+def as_nobody(live_class: Callable[..., Any], tmp_path: Path) -> Iterator[AsNobody]:
+    # What is imported when it is first needed may lie where others cannot read.
+    first = live_class(tmp_path)
+    first.write("file", b"content")
+    first.settled()
+    first.close()
     home = Path(tempfile.mkdtemp(prefix="ghostfs-test-"))
     os.chown(home, NOBODY, NOBODY)
     yield AsNobody(home, live_class)
