@@ -213,6 +213,46 @@ class Differential(RuleBasedStateMachine):
             data = pattern(60, self.seed)
             self.both(who, "mapped", slot=slot, length=size.value.st_size, at=at, data=data, shared=shared)
 
+    @rule(who=WHO, path=PATHS, page=st.integers(0, 70), pages=st.integers(1, 66))
+    def direct(self, who: str, path: str, page: int, pages: int) -> None:
+        """O_DIRECT, aligned: more is not asked of a mount."""
+        self.seed += 1
+        self.both(who, "open", slot=4, path=path, flags=os.O_RDWR | os.O_CREAT | os.O_DIRECT, mode=0o666)
+        data = pattern(4096 * pages, self.seed)
+        self.both(who, "direct_write", slot=4, data=data, offset=4096 * page)
+        self.both(who, "direct_read", slot=4, size=4096 * pages, offset=4096 * (page // 2))
+        self.both(who, "close", slot=4)
+
+    @rule(who=WHO, slot=SLOTS, offset=OFFSETS)
+    def seek_hole(self, who: str, slot: int, offset: int) -> None:
+        """Whether there is an end; where holes begin depends on who can see them."""
+        outcomes = [
+            site.actors[who].attempt("lseek", slot=slot, offset=offset, whence=os.SEEK_HOLE).error
+            for site in (self.mount, self.native)
+        ]
+        assert outcomes[0] == outcomes[1]
+        self.both(who, "lseek", slot=slot, offset=0, whence=os.SEEK_SET)
+
+    @rule(who=WHO, slot=SLOTS, path=PATHS)
+    def opendir(self, who: str, slot: int, path: str) -> None:
+        self.both(who, "opendir", slot=slot, path=path)
+
+    @rule(who=WHO, slot=SLOTS)
+    def read_again(self, who: str, slot: int) -> None:
+        """Reads an open directory from its beginning, whatever has become of it."""
+        if self.both(who, "rewinddir", slot=slot).error is None:
+            read = [
+                site.actors[who].attempt("readdir", slot=slot, count=100)
+                for site in (self.mount, self.native)
+            ]
+            assert read[0].error == read[1].error
+            assert sorted(read[0].value or ()) == sorted(read[1].value or ())
+            self.both(who, "fsyncdir", slot=slot)
+
+    @rule(who=WHO, slot=SLOTS)
+    def closedir(self, who: str, slot: int) -> None:
+        self.both(who, "closedir", slot=slot)
+
     @rule(who=WHO, path=PATHS, mode=ALL_MODES)
     def mkdir(self, who: str, path: str, mode: int) -> None:
         self.both(who, "mkdir", path=path, mode=mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Any
 
 import pytest
 from actors import Actor
@@ -151,7 +152,7 @@ def test_chmod_by_one_who_is_not_in_the_group_takes_setgid_away(site: Site) -> N
     assert mode_of(root, "f") == 0o6755
 
 
-CHANGES = {
+CHANGES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "write": [("open", {"slot": 1, "path": "f", "flags": WO}), ("write", {"slot": 1, "data": b"x"})],
     "append": [
         ("open", {"slot": 1, "path": "f", "flags": WO | os.O_APPEND}),

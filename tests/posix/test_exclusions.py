@@ -1,0 +1,70 @@
+"""What a mount does not do it refuses cleanly, as `docs/posix.md` says: nobody is told of a success that was none."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from exclusions import excluded
+from sites import Site
+
+CREAT, RO, RW = os.O_CREAT, os.O_RDONLY, os.O_RDWR
+
+
+@pytest.fixture(params=["mount", "writeback"])
+def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
+    """Each mount; beside one these things work."""
+    chosen = sites[request.param]
+    chosen.new()
+    return chosen
+
+
+def test_temporary_files_without_a_name(site: Site) -> None:
+    assert excluded("O_TMPFILE")
+    root = site.actors["root"]
+    assert root.attempt("open", slot=0, path=".", flags=RW | os.O_TMPFILE).error == "ENOTSUP"
+
+
+@pytest.mark.parametrize(
+    "mode", [0, 1, 3, 8, 16, 32], ids=["", "keep", "punch", "collapse", "zero", "insert"]
+)
+def test_allocation(site: Site, mode: int) -> None:
+    assert excluded("fallocate")
+    root = site.actors["root"]
+    root.do("open", slot=0, path="f", flags=CREAT | RW)
+    root.do("write", slot=0, data=b"x" * 8192)
+    assert root.attempt("fallocate", slot=0, mode=mode, offset=0, size=4096).error == "ENOTSUP"
+    assert root.do("pread", slot=0, size=10_000, offset=0) == b"x" * 8192
+
+
+def test_allocation_for_one_who_appends(site: Site) -> None:
+    assert excluded("fallocate")
+    root = site.actors["root"]
+    root.do("open", slot=0, path="f", flags=CREAT | RW | os.O_APPEND)
+    assert root.attempt("posix_fallocate", slot=0, offset=0, size=10).error == "EBADF"
+
+
+def test_holes(site: Site) -> None:
+    assert excluded("holes")
+    root = site.actors["root"]
+    root.do("open", slot=0, path="f", flags=CREAT | RW)
+    root.do("pwrite", slot=0, data=b"x", offset=1 << 20)
+    assert root.do("lseek", slot=0, offset=0, whence=os.SEEK_DATA) == 0
+    assert root.do("lseek", slot=0, offset=0, whence=os.SEEK_HOLE) == (1 << 20) + 1
+
+
+def test_whiteouts(site: Site) -> None:
+    assert excluded("RENAME_WHITEOUT")
+    root = site.actors["root"]
+    root.do("mkdir", path="d")
+    assert root.attempt("rename", old="d", new="e", flags=4).error == "EINVAL"
+    assert root.do("listdir") == [b"d"]
+
+
+def test_devices(site: Site) -> None:
+    assert excluded("devices")
+    root = site.actors["root"]
+    root.do("mknod", path="null", mode=stat.S_IFCHR | 0o666, device=os.makedev(1, 3))
+    assert root.do("stat", path="null").st_rdev == os.makedev(1, 3)
+    assert root.attempt("open", slot=0, path="null", flags=RO).error == "EACCES"
