@@ -58,6 +58,14 @@ def commits(diary: Path) -> list[str]:
     return [line for line in diary.read_text().splitlines() if len(line) == 40] if diary.exists() else []
 
 
+def await_commits(diary: Path, count: int) -> None:
+    eventually(lambda: len(commits(diary)) >= count, what="nothing was committed")
+
+
+def await_end(pid: int) -> None:
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the mount did not end")
+
+
 def test_every_commit_survives(stack: Stack, mount: Callable[..., Path], tmp_path: Path) -> None:
     rng = random.Random(7)
     diary = tmp_path / "diary"
@@ -69,13 +77,12 @@ def test_every_commit_survives(stack: Stack, mount: Callable[..., Path], tmp_pat
         before = len(commits(diary))
         command = [sys.executable, "-c", COMMITTER, str(project), str(diary), str(seed), *GIT]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as committer:
-            eventually(lambda before=before: len(commits(diary)) > before + 1, what="nothing was committed")
+            await_commits(diary, before + 2)
             time.sleep(rng.uniform(0, 0.5))  # not to synchronise: the moment of the kill is to be random
             pid = stack.mount_pid("work")
             os.kill(pid, signal.SIGKILL)
             committer.wait(60)
-        proc = Path(f"/proc/{pid}")
-        eventually(lambda proc=proc: not proc.exists(), what="the mount did not end")
+        await_end(pid)
         stack.mounts.remove(here)
         mount()
         for lock in project.glob(".git/**/*.lock"):
