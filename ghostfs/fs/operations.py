@@ -198,6 +198,7 @@ class Operations(pyfuse3.Operations):
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
             handle=None if fh is None else self._files.get(fh),
             keep_setid=ctx.uid == _PRIVILEGED,
+            caller=ctx.uid,
         )
         return entry_of(inode, st)
 

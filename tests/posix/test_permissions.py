@@ -218,3 +218,15 @@ def test_chown_takes_set_id_bits_of_files_away(site: Site, uid: int, mode: int, 
         root.do("chown", path=name, uid=uid, gid=-1)
     assert mode_of(root, "f") == left
     assert mode_of(root, "d") == mode
+
+
+def test_nobody_takes_set_user_id_from_what_is_anothers(site: Site) -> None:
+    root, alice, bob = (site.actors[name] for name in ("root", "alice", "bob"))
+    alice.do("open", slot=0, path="f", flags=CREAT | WO)
+    alice.do("close", slot=0)
+    root.do("chmod", path="f", mode=0o4755)
+    assert bob.attempt("chown", path="f", uid=-1, gid=-1).error == "EPERM"
+    assert mode_of(root, "f") == 0o4755
+    alice.do("chown", path="f", uid=-1, gid=-1)
+    assert mode_of(root, "f") == 0o755
+    bob.do("chown", path="f", uid=-1, gid=-1)

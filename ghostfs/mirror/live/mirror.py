@@ -183,11 +183,13 @@ class Mirror(Files):
         mtime_ns: int | None = None,
         handle: FileHandle | None = None,
         keep_setid: bool = False,
+        caller: int | None = None,
     ) -> os.stat_result:
         """Changes the attributes that are given; `mode` holds permission bits. A time that is not given stays.
 
         When none is given this is what chown(2) does that changes no owner: the time of the last change moves,
-        and set-user-id goes. A new size takes that away too, unless `keep_setid`.
+        and set-user-id goes. A new size takes that away too, unless `keep_setid`. `caller` is who asks: only
+        root, the owner, and who writes may take set-user-id away.
         """
         with self._lock:
             record = self._record(inode)
@@ -202,6 +204,8 @@ class Mirror(Files):
                         mtime_ns = (self._stat(record) if fd is None else os.fstat(fd)).st_mtime_ns
                     self._truncate(record, fd, size, keep_setid=keep_setid)
                 elif mode is None and atime_ns is None and mtime_ns is None and uid is None and gid is None:
+                    if record.setid and not record.writers and caller not in (None, 0):
+                        self._check_owner(record, caller)
                     uid = gid = _UNCHANGED
                 return self._change(record, fd, mode, uid, gid, atime_ns, mtime_ns)
             finally:
@@ -240,6 +244,10 @@ class Mirror(Files):
             self._working.attrs_changed(record)
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _check_owner(self, record: Record, caller: int | None) -> None:
+        if self._stat(record).st_uid != caller:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _change(
         self,
