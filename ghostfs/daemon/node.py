@@ -24,6 +24,7 @@ from ghostfs.mesh.identity import node_identity
 from ghostfs.mesh.link import Link
 from ghostfs.mirror.layout import DataDir, SessionLayout
 from ghostfs.mirror.owner import OwnerLock
+from ghostfs.mirror.replica import ownership
 from ghostfs.mirror.replica.replica import Replica, ReplicaSettings
 from ghostfs.names import check_label
 
@@ -67,6 +68,7 @@ def run(
     check_label("node", name)
     if not sessions:
         raise ConfigError("name at least one session to follow")
+    ownership.check(settings.ownership, settings.map_uid, settings.map_gid)
     data = DataDir(settings.data_dir)
     root = root.absolute()
     _check_root(root)

@@ -75,16 +75,26 @@ class Process:
     log: Path
     environment: dict[str, str]
     popen: subprocess.Popen[bytes] | None = None
+    user: int = 0
+    """Who runs it. Others than root have no right of root's but to look anywhere: else the interpreter itself
+    might be out of reach."""
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                [*GHOSTFS, *self.arguments],
+                [*self._as_user(), *GHOSTFS, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.environment,
             )
+
+    def _as_user(self) -> list[str]:
+        if not self.user:
+            return []
+        rights = "-all,+dac_read_search"
+        who = [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
+        return ["setpriv", *who, f"--inh-caps={rights}", f"--ambient-caps={rights}"]
 
     @property
     def pid(self) -> int:
@@ -229,12 +239,15 @@ class Stack:
 
         eventually(listens, timeout=30, what="the hub does not listen", every=0.005)
 
-    def start_node(self, name: str, *sessions: str, options: tuple[str, ...] = ()) -> Node:
-        """Starts (again) a node that follows the sessions."""
+    def start_node(self, name: str, *sessions: str, options: tuple[str, ...] = (), user: int = 0) -> Node:
+        """Starts (again) a node that follows the sessions, run by a user."""
         node = self.nodes.get(name)
         if node is None:
             root, data_dir = self.base / name / "root", self.base / name / "data"
             root.mkdir(parents=True)
+            data_dir.mkdir()
+            for directory in (root, data_dir):
+                os.chown(directory, user, user)
             arguments = ["node", "--name", name, "--hub", f"127.0.0.1:{self.port}", "--root", str(root)]
             environment = self.environment | {"GHOSTFS_DATA_DIR": str(data_dir)}
             node = Node(
@@ -243,6 +256,7 @@ class Stack:
                 environment,
                 root=root,
                 data_dir=data_dir,
+                user=user,
             )
             self.nodes[name] = node
         node.start()

@@ -9,7 +9,7 @@ user than on the hub.
 
 from __future__ import annotations
 
-__all__ = ["UNPRIVILEGED", "Owner", "Ownership", "choose"]
+__all__ = ["UNPRIVILEGED", "Owner", "Ownership", "check", "choose"]
 
 import os
 import stat
@@ -67,21 +67,33 @@ def choose(policy: Ownership, uid: int | None, gid: int | None, *, session: str)
     Raises:
         ConfigError: an owner is asked for that this process may not give.
     """
-    able = may_chown()
+    check(policy, uid, gid)
     privileged = policy == "preserve"
     why = "set"
     if policy == "auto":
+        able = may_chown()
         policy = "preserve" if able else "ignore"
         why = "CAP_CHOWN" if able else "no CAP_CHOWN"
-    to_uid = os.geteuid() if uid is None else uid
-    to_gid = os.getegid() if gid is None else gid
-    foreign = policy == "mapped" and (
-        to_uid != os.geteuid() or to_gid not in {os.getegid(), *os.getgroups()}
-    )
-    if not able and (policy == "preserve" or foreign):
+    log.info("ownership_chosen", session=session, ownership=policy, because=why, privileged=privileged)
+    if policy == "mapped":
+        return Owner(policy, *_mapped(uid, gid))
+    return Owner(policy, privileged=privileged)
+
+
+def check(policy: Ownership, uid: int | None, gid: int | None) -> None:
+    """That this process is able to keep the owner rule.
+
+    Raises:
+        ConfigError: an owner is asked for that it may not give.
+    """
+    to_uid, to_gid = _mapped(uid, gid)
+    foreign = to_uid != os.geteuid() or to_gid not in {os.getegid(), *os.getgroups()}
+    if (policy == "preserve" or (policy == "mapped" and foreign)) and not may_chown():
         raise ConfigError(
             f"ownership {policy!r} gives files away, which needs CAP_CHOWN: "
             "run as root, or set ownership to 'ignore'"
         )
-    log.info("ownership_chosen", session=session, ownership=policy, because=why, privileged=privileged)
-    return Owner(policy, to_uid, to_gid) if policy == "mapped" else Owner(policy, privileged=privileged)
+
+
+def _mapped(uid: int | None, gid: int | None) -> tuple[int, int]:
+    return os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid

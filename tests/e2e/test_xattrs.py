@@ -1,0 +1,112 @@
+"""Extended attributes, from a mount to a node."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stack import Stack, eventually
+
+
+def attributes(path: Path) -> dict[str, bytes]:
+    """The user attributes of a file or directory."""
+    return {name: os.getxattr(path, name) for name in os.listxattr(path) if name.startswith("user.")}
+
+
+def test_user_attributes_arrive_as_they_are_set_changed_and_removed(stack: Stack) -> None:
+    stack.start_hub()
+    mount = stack.mount("work", "--xattrs")
+    (mount / "first").write_bytes(b"before the node")
+    os.setxattr(mount / "first", "user.first", b"\0binary\xff")
+    copy = stack.start_node("n1", "work").copy("work")
+    stack.converge("work")
+    assert attributes(copy / "first") == {"user.first": b"\0binary\xff"}
+
+    (mount / "file").write_bytes(b"content")
+    (mount / "directory").mkdir()
+    for name in ("file", "directory"):
+        os.setxattr(mount / name, "user.kept", b"1")
+        os.setxattr(mount / name, "user.changed", b"2")
+        os.setxattr(mount / name, "user.empty", b"")
+        os.setxattr(mount / name, "user.long", bytes(range(256)) * 8)
+    stack.converge("work")
+    before = {name: (copy / name).stat().st_ino for name in ("file", "directory")}
+    for name in before:
+        assert attributes(copy / name) == attributes(stack.session("work").tree / name)
+        assert attributes(copy / name) == attributes(mount / name)
+        assert len(attributes(copy / name)) == 4
+        os.setxattr(mount / name, "user.changed", b"three", os.XATTR_REPLACE)
+        os.removexattr(mount / name, "user.long")
+    stack.converge("work")
+    for name, inode in before.items():
+        expected = {"user.kept": b"1", "user.changed": b"three", "user.empty": b""}
+        assert attributes(copy / name) == expected
+        assert (copy / name).stat().st_ino == inode  # only attributes: nothing was made anew
+    assert "n1: equal" in stack.run("verify", "work")
+
+
+def test_a_copy_that_keeps_attributes_brings_them_along(stack: Stack) -> None:
+    stack.start_hub()
+    mount = stack.mount("work", "--xattrs")
+    copy = stack.start_node("n1", "work").copy("work")
+    (mount / "file").write_bytes(b"content")
+    os.setxattr(mount / "file", "user.origin", b"here")
+    subprocess.run(["cp", "-a", mount / "file", mount / "copied"], check=True)
+    (mount / "file").rename(mount / "renamed")
+    (mount / "plain").write_bytes(b"content")
+    stack.converge("work")
+    for name in ("copied", "renamed"):
+        assert attributes(copy / name) == {"user.origin": b"here"}
+    assert attributes(copy / "plain") == {}
+
+
+def test_attributes_that_a_killed_mount_had_set_arrive_later(stack: Stack) -> None:
+    stack.start_hub()
+    mount = stack.mount("work", "--xattrs", "-o", "commit_interval_ms=10000")
+    copy = stack.start_node("n1", "work").copy("work")
+    (mount / "file").write_bytes(b"content")
+    stack.converge("work")
+    os.setxattr(mount / "file", "user.late", b"1")
+    process = Path(f"/proc/{stack.mount_pid('work')}")
+    os.kill(stack.mount_pid("work"), signal.SIGKILL)
+    eventually(lambda: not process.exists(), what="the mount did not end")
+    stack.mounts.remove(mount)
+    stack.mount("work", "--xattrs")
+    stack.converge("work")
+    assert attributes(copy / "file") == {"user.late": b"1"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: os.setxattr(path, "user.a", b"1"),
+        lambda path: os.getxattr(path, "user.a"),
+        os.listxattr,
+        lambda path: os.removexattr(path, "user.a"),
+        lambda path: os.getxattr(path, "security.capability"),
+    ],
+    ids=["set", "get", "list", "remove", "capability"],
+)
+def test_without_them_the_mount_says_that_it_does_not_support_them(
+    stack: Stack, call: Callable[[Path], object]
+) -> None:
+    mount = stack.mount("work")
+    (mount / "file").write_bytes(b"content")
+    for path in (mount, mount / "file"):
+        with pytest.raises(OSError, match=r".") as refused:
+            call(path)
+        assert refused.value.errno == errno.EOPNOTSUPP
+
+
+def test_with_them_what_is_not_there_is_no_data(stack: Stack) -> None:
+    mount = stack.mount("work", "--xattrs")
+    (mount / "file").write_bytes(b"content")
+    assert os.listxattr(mount / "file") == []
+    for call in (os.getxattr, os.removexattr):
+        with pytest.raises(OSError, match="No data available"):
+            call(mount / "file", "user.nothing")
