@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import structlog
 
 from ghostfs.content import EMPTY
-from ghostfs.errors import GhostError, InvalidCell
-from ghostfs.index import Commit, Index, State
+from ghostfs.errors import GhostError
+from ghostfs.index import Index, InodePut, RefusedCell, State
 from ghostfs.mirror.live.cells import cell_of
 from ghostfs.mirror.live.gather import Gatherer
 from ghostfs.mirror.live.gathered import Gathered, Sealed
@@ -57,14 +57,6 @@ class CaptureStats:
     """Bytes that went through a hash function, those read back included."""
     bytes_reread: int = 0
     """Bytes read back at settles."""
-
-
-class _Refused(Exception):
-    """The index cannot have this cell; the transaction is rolled back."""
-
-    def __init__(self, why: str, sealed: Sealed) -> None:
-        super().__init__(why)
-        self.sealed = sealed
 
 
 class Capture:
@@ -244,34 +236,37 @@ class Capture:
         while True:
             try:
                 self._commit(gathered)
-            except _Refused as refusal:
-                record = refusal.sealed.record
+            except RefusedCell as refusal:
+                sealed = next(sealed for sealed in gathered.sealed if sealed.record.id == refusal.inode)
                 self.stats.refused += 1
-                log.error("cell_refused", inode=record.id, name=display(record.name), error=str(refusal))  # noqa: TRY400
-                self._gatherer.leave_out(gathered, refusal.sealed)
+                name = display(sealed.record.name)
+                log.error("cell_refused", inode=refusal.inode, name=name, error=str(refusal))  # noqa: TRY400
+                self._gatherer.leave_out(gathered, sealed)
             else:
                 return
 
     def _commit(self, gathered: Gathered) -> None:
-        moved = {child for siblings in gathered.names.values() for child in siblings.values()} - {None}
+        names = [
+            (parent, name, child)
+            for parent, siblings in gathered.names.items()
+            for name, child in siblings.items()
+        ]
+        moved = {child for _, _, child in names} - {None}
+        inodes = [put for sealed in gathered.sealed if (put := self._put_of(sealed)) is not None]
+        # The file that is at a held place now has to wait; what was there and moved must not be in two places.
+        left = [
+            (parent, name, None)
+            for parent, name in gathered.held
+            if self._index.dirent(parent, name) in moved
+        ]
         with self._index.commit() as commit:
-            for sealed in gathered.sealed:
-                try:
-                    self._put(commit, sealed)
-                except InvalidCell as error:
-                    raise _Refused(str(error), sealed) from error
-            for parent, name in gathered.held:
-                # The file that is here now has to wait; what was here and moved must not be in two places.
-                if self._index.dirent(parent, name) in moved:
-                    commit.put_dirent(parent, name, None)
-            for parent, siblings in gathered.names.items():
-                for name, child in siblings.items():
-                    commit.put_dirent(parent, name, child)
+            commit.put(inodes, left + names)
             commit.drop_orphans()
 
-    def _put(self, commit: Commit, sealed: Sealed) -> None:
+    def _put_of(self, sealed: Sealed) -> InodePut | None:
         record = sealed.record
-        blocks = EMPTY if sealed.blocks is None and not record.in_index else sealed.blocks
+        fresh = not record.in_index
+        blocks = EMPTY if sealed.blocks is None and fresh else sealed.blocks
         is_file = record.kind is Kind.FILE
         cell = cell_of(
             record.id,
@@ -282,10 +277,13 @@ class Capture:
             kind=record.kind,
         )
         if not is_file or (blocks is None and not record.content_dirty):
-            commit.put_inode(cell, attrs=True, content=False, fresh=not record.in_index)
-        elif blocks is not None:
-            commit.put_inode(cell, attrs=True, content=True, fresh=not record.in_index)
-        elif (old := self._index.inode_light(record.id)) is not None:
-            # The content that the index has is older than these times; whoever compares must see that.
-            pending = replace(cell, mtime_ns=old.mtime_ns, backing=old.backing)
-            commit.put_inode(pending, attrs=True, content=False)
+            return InodePut(cell, attrs=True, content=False, fresh=fresh)
+        if blocks is not None:
+            return InodePut(cell, attrs=True, content=True, fresh=fresh)
+        old = self._index.inode_light(record.id)
+        if old is None:
+            return None
+        # The content that the index has is older than these times; whoever compares must see that.
+        return InodePut(
+            replace(cell, mtime_ns=old.mtime_ns, backing=old.backing), attrs=True, content=False
+        )
