@@ -8,63 +8,56 @@ import itertools
 import os
 import signal
 import statistics
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from mounts import (
-    append_small_pieces,
-    copy_a_tree_in,
-    git_clone,
-    insert_into_sqlite,
-    make_small_files,
-    make_source,
-    read_512_mib,
-    write_512_mib,
-)
+from access import ACCESS_WORKLOADS
+from options import Options, Outcome
+from peers import ghostfs
+from places import Mounted
 from report import heading, show
+from rounds import measure, pick
+from sources import FULL, SMALL, Sources
 from stack import Stack, eventually
+from workloads import TREE_WORKLOADS
 
 MODES = {"write-through": (), "writeback": ("--writeback",)}
-WORKLOADS: tuple[Callable[[Path, Path], None], ...] = (
-    copy_a_tree_in,
-    git_clone,
-    make_small_files,
-    append_small_pieces,
-    insert_into_sqlite,
-    write_512_mib,
-    read_512_mib,
+WORKLOADS = (
+    "copy-tree",
+    "untar",
+    "git-clone",
+    "make",
+    "sqlite-wal",
+    "append",
+    "write-seq",
+    "read-seq",
+    "write-random",
 )
 
 
-def run(base: Path, *, small: bool) -> None:
+def run(base: Path, options: Options) -> Outcome:
     """Three rounds of each workload in turn; then ten kills in the middle of writing."""
-    rounds = 1 if small else 3
-    source = base / "source"
-    make_source(source, small=small)
-    taken: dict[str, dict[str, list[float]]] = {}
-    with Stack(base / "stack") as stack:
-        places = {mode: stack.mount(mode, *options) for mode, options in MODES.items()}
-        for number in range(rounds):
-            for workload in WORKLOADS:
-                for mode, place in places.items():
-                    folder = place / f"round{number}"
-                    folder.mkdir(exist_ok=True)
-                    started = time.perf_counter()
-                    workload(folder, source)
-                    seconds = time.perf_counter() - started
-                    taken.setdefault(workload.__name__, {}).setdefault(mode, []).append(seconds)
-    heading(f"Seconds, medians of {rounds} interleaved rounds")
+    workloads, _ = pick((*TREE_WORKLOADS, *ACCESS_WORKLOADS), options.only or WORKLOADS)
+    sources = Sources(base / "sources", SMALL if options.small else FULL)
+    with ExitStack() as stack:
+        places = [
+            stack.enter_context(Mounted(ghostfs(*told, name=mode), base / mode))
+            for mode, told in MODES.items()
+        ]
+        results = measure(places, workloads, sources, options.rounds_of(3))
+    heading(f"Seconds, {results.basis}")
     rows = []
-    for name, series in taken.items():
-        through, back = (statistics.median(series[mode]) for mode in MODES)
-        rows.append((name.replace("_", " "), f"{through:.3f}", f"{back:.3f}", f"{back / through:.2f}"))
+    for workload in results.workloads:
+        figures = [results.median(workload.name, mode) for mode in MODES]
+        figures.append(results.ratio(workload.name, "writeback", "write-through"))
+        rows.append(
+            (workload.title, *("failed" if figure is None else f"{figure:.3f}" for figure in figures))
+        )
     show(("", *MODES, "ratio"), rows)
-    kills = 2 if small else 10
+    kills = 2 if options.small else 10
     lost = {
-        mode: [lost_bytes(base / f"{mode}{n}", options) for n in range(kills)]
-        for mode, options in MODES.items()
+        mode: [lost_bytes(base / f"lost-{mode}{n}", told) for n in range(kills)]
+        for mode, told in MODES.items()
     }
     heading(
         f"Bytes of 200 files of 50 kB, written, still open and not synced, that a SIGKILL of the mount lost; {kills} kills"
@@ -76,6 +69,7 @@ def run(base: Path, *, small: bool) -> None:
             for mode, n in lost.items()
         ],
     )
+    return Outcome(results.document("write-through") | {"lost_bytes": lost}, results.broken())
 
 
 def lost_bytes(base: Path, options: tuple[str, ...]) -> int:

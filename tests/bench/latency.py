@@ -10,13 +10,14 @@ import threading
 import time
 from pathlib import Path
 
+from options import Options
 from report import heading, show
 from stack import Stack, eventually
 
 
-def run(base: Path, *, small: bool) -> None:
+def run(base: Path, options: Options) -> None:
     """1,000 files idle; 1,000 files while another thread copies files into the same session."""
-    count = 100 if small else 1000
+    count = 100 if options.small else 1000
     with Stack(base / "stack") as stack:
         stack.start_hub()
         mount = stack.mount("bench")

@@ -1,226 +1,147 @@
-"""The mount against the filesystem below it, bindfs and mergerfs, on the same workloads in turn."""
+"""The mount against the filesystem below it and against other FUSE filesystems, on the same workloads in turn."""
 
 from __future__ import annotations
 
-__all__ = ["run"]
+__all__ = ["NATIVE", "WORKLOADS", "names", "run"]
 
 import os
-import shutil
-import statistics
-import subprocess
-import sysconfig
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-from report import geometric_mean, heading, show
-from stack import Stack
+import chart
+from access import ACCESS_WORKLOADS, fio_version
+from options import Options, Outcome
+from peers import GHOSTFS, PEERS, version_of, whatever_is_installed
+from places import Broken, Mounted, Place, Plain, Recipe
+from report import heading, machine, note, show
+from rounds import Results, measure, pick
+from sources import FULL, SMALL, Sources
+from workload import Workload
+from workloads import TREE_WORKLOADS
 
-MIB = 1 << 20
-GIT = ("git", "-c", "user.name=Bench", "-c", "user.email=bench@example.org", "-c", "gc.auto=0")
-
-MERGERFS = "cache.files=auto-full,cache.attr=300,cache.entry=300,cache.negative_entry=300,cache.readdir=true,cache.statfs=300,dropcacheonclose=false,category.create=mfs"
-"""mergerfs with every cache on, as its documentation says for speed."""
+NATIVE = "native"
+_OURS = "ghostfs"
+WORKLOADS: tuple[Workload, ...] = (*TREE_WORKLOADS, *ACCESS_WORKLOADS)
 
 
-def run(base: Path, *, small: bool) -> None:
-    """Three rounds (one with `small`), every filesystem in each; medians."""
-    rounds = 1 if small else 3
-    source = base / "source"
-    make_source(source, small=small)
-    taken: dict[str, dict[str, list[float]]] = {}
+def run(base: Path, options: Options) -> Outcome:
+    """Three rounds, every filesystem in each; what fails natively or through GhostFS is broken."""
+    recipes, left_out = whatever_is_installed(options.peers)
+    ours = [recipe for recipe in GHOSTFS if recipe.name == _OURS or recipe.name in options.peers]
+    workloads, skipped = pick(WORKLOADS, options.only)
+    sources = Sources(base / "sources", SMALL if options.small else FULL)
     with ExitStack() as stack:
-        places = {"native": base / "native"}
-        places["native"].mkdir()
-        places["ghostfs"] = stack.enter_context(ghostfs(base / "ghostfs"))
-        for name, options in (("bindfs", ("bindfs",)), ("mergerfs", ("mergerfs", "-o", MERGERFS))):
-            if shutil.which(name) is not None:
-                places[name] = stack.enter_context(peer(base / name, options))
-        for number in range(rounds):
-            for workload in WORKLOADS:
-                for name, place in places.items():
-                    folder = place / f"round{number}"
-                    folder.mkdir(exist_ok=True)
-                    started = time.perf_counter()
-                    workload(folder, source)
-                    seconds = time.perf_counter() - started
-                    taken.setdefault(workload.__name__, {}).setdefault(name, []).append(seconds)
-            for place in places.values():
-                shutil.rmtree(place / f"round{number}")
-    heading(f"Seconds, medians of {rounds} interleaved rounds; in brackets the ratio to native")
-    show(("", *places), [row(name, series) for name, series in taken.items()])
-    show(
-        ("geometric mean of the ratio to native", *list(places)[1:]),
-        [("", *(f"{mean(taken, name):.2f}" for name in list(places)[1:]))],
+        (base / NATIVE).mkdir()
+        places: list[Place] = [Plain(NATIVE, base / NATIVE)]
+        mounted: list[Recipe] = []
+        for recipe in [*ours, *recipes]:
+            try:
+                places.append(stack.enter_context(Mounted(recipe, base / recipe.name)))
+                mounted.append(recipe)
+            except Broken as error:
+                if recipe in ours:
+                    raise
+                left_out[recipe.name] = str(error)
+        results = measure(places, workloads, sources, options.rounds_of(3))
+    results.skipped = skipped
+    versions = {recipe.name: version_of(recipe) for recipe in mounted}
+    peers = [recipe.name for recipe in mounted if recipe not in ours]
+    _say_what(mounted, versions, left_out, results)
+    _say_seconds(results)
+    _say_ratios(results, peers)
+    if options.svg is not None:
+        options.svg.write_text(_draw(results, peers))
+        note(f"drawn in {options.svg}")
+    broken = results.broken(NATIVE, *(recipe.name for recipe in ours))
+    return Outcome(_document(results, mounted, versions, left_out, peers), broken)
+
+
+def _say_what(
+    mounted: list[Recipe], versions: dict[str, str], left_out: dict[str, str], results: Results
+) -> None:
+    heading("What was measured")
+    note(f"{NATIVE}: the filesystem below all of them")
+    for recipe in mounted:
+        note(f"{recipe.name}: {versions[recipe.name]}; {recipe.options}")
+    for name, why in left_out.items():
+        note(f"{name}: LEFT OUT, {why}")
+    for name, why in results.skipped.items():
+        note(f"workload {name}: LEFT OUT, {why}")
+    note(f"large files: {fio_version() or 'by a loop in Python, fio is not installed'}")
+    names = ", and names and attributes forgotten by drop_caches" if os.geteuid() == 0 else ""
+    note(f"cold: just mounted{names}; what the files hold is in the page cache of the filesystem below")
+
+
+def _say_seconds(results: Results) -> None:
+    heading(f"Seconds, {results.basis}")
+    rows = []
+    for workload in results.workloads:
+        medians = (results.median(workload.name, place) for place in results.places)
+        rows.append((workload.title, *("failed" if m is None else f"{m:.4f}" for m in medians)))
+    show(("", *results.places), rows)
+    for failure in results.broken():
+        note(f"failed: {failure}")
+
+
+def _say_ratios(results: Results, peers: list[str]) -> None:
+    heading(f"Ratio to {NATIVE}; the best of the peers, and what GhostFS takes of its time")
+    others = results.places[1:]
+    rows = []
+    for workload in results.workloads:
+        cells = [_figure(results.ratio(workload.name, place, NATIVE)) for place in others]
+        best = results.best(workload.name, peers)
+        to_best = None if best is None else results.ratio(workload.name, _OURS, best)
+        rows.append((workload.title, *cells, best or "", _figure(to_best)))
+    means = {place: results.mean(place, NATIVE) for place in others}
+    same = {place: results.mean(_OURS, NATIVE, where=place)[0] for place in others}
+    rows.append(("geometric mean", *(_figure(means[place][0]) for place in others), "", ""))
+    rows.append(("of so many workloads", *(str(means[place][1]) for place in others), "", ""))
+    rows.append(("GhostFS, over the same ones", *(_figure(same[place]) for place in others), "", ""))
+    show(("", *others, "best peer", "GhostFS to it"), rows)
+
+
+def _figure(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _draw(results: Results, peers: list[str]) -> str:
+    series = []
+    for place in results.places[1:]:
+        mean = _figure(results.mean(place, NATIVE)[0])
+        ratios = [results.ratio(workload.name, place, NATIVE) for workload in results.workloads]
+        series.append(chart.Series(f"{place} ({mean})", ratios, ours=place not in peers))
+    return chart.draw(
+        title="Time taken, as a multiple of the filesystem below",
+        subtitle=f"{results.basis}; in brackets geometric means; {machine()}",
+        groups=[workload.title for workload in results.workloads],
+        series=series,
     )
 
 
-def row(workload: str, series: dict[str, list[float]]) -> tuple[str, ...]:
-    native = statistics.median(series["native"])
-    cells = [f"{native:.3f}"]
-    for name, seconds in series.items():
-        if name != "native":
-            median = statistics.median(seconds)
-            cells.append(f"{median:.3f} ({median / native:.2f})")
-    return workload.replace("_", " "), *cells
+def _document(
+    results: Results,
+    mounted: list[Recipe],
+    versions: dict[str, str],
+    left_out: dict[str, str],
+    peers: list[str],
+) -> dict[str, object]:
+    best = {workload.name: results.best(workload.name, peers) for workload in results.workloads}
+    return results.document(NATIVE) | {
+        "filesystems": {
+            recipe.name: {"version": versions[recipe.name], "options": recipe.options} for recipe in mounted
+        },
+        "left_out": left_out,
+        "best_peer": {
+            name: {"peer": peer, "ghostfs_to_it": results.ratio(name, _OURS, peer)}
+            for name, peer in best.items()
+            if peer is not None
+        },
+    }
 
 
-def mean(taken: dict[str, dict[str, list[float]]], name: str) -> float:
-    return geometric_mean(
-        statistics.median(series[name]) / statistics.median(series["native"]) for series in taken.values()
-    )
-
-
-# --- where ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def ghostfs(base: Path) -> Iterator[Path]:
-    """A mounted session, with everything on."""
-    with Stack(base) as stack:
-        yield stack.mount("bench")
-
-
-@contextmanager
-def peer(base: Path, command: tuple[str, ...]) -> Iterator[Path]:
-    """Another filesystem over a plain directory."""
-    below, mountpoint = base / "below", base / "mnt"
-    below.mkdir(parents=True)
-    mountpoint.mkdir()
-    subprocess.run([*command, below, mountpoint], check=True, stdout=subprocess.DEVNULL)
-    try:
-        yield mountpoint
-    finally:
-        subprocess.run(["fusermount3", "-u", mountpoint], check=True)
-
-
-# --- what ----------------------------------------------------------------------------------------------
-
-
-def make_source(source: Path, *, small: bool) -> None:
-    """A real source tree as folder, archive and git repository."""
-    library = Path(sysconfig.get_path("stdlib"))
-    ignored = shutil.ignore_patterns(
-        "site-packages", "__pycache__", "*.so", "*.a", "config-*", *(["test"] if small else [])
-    )
-    shutil.copytree(library, source / "tree", symlinks=True, ignore=ignored)
-    quietly("tar", "-cf", str(source / "tree.tar"), "-C", str(source / "tree"), ".")
-    repository = source / "repository"
-    shutil.copytree(source / "tree", repository, symlinks=True)
-    for arguments in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "one")):
-        quietly(*GIT, "-C", str(repository), *arguments)
-    quietly(*GIT, "-C", str(repository), "checkout", "-q", "-b", "other")
-    for path in sorted(repository.glob("*.py")):
-        path.write_bytes(path.read_bytes() + b"# changed\n")
-    quietly(*GIT, "-C", str(repository), "commit", "-q", "-a", "-m", "two")
-    quietly(*GIT, "-C", str(repository), "checkout", "-q", "main")
-
-
-def quietly(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def copy_a_tree_in(folder: Path, source: Path) -> None:
-    quietly("cp", "-a", str(source / "tree"), str(folder / "copied"))
-
-
-def grep_cold_then_warm(folder: Path, source: Path) -> None:
-    for _ in range(2):
-        subprocess.run(
-            ["grep", "-rc", "def main", folder / "copied"], check=False, stdout=subprocess.DEVNULL
-        )
-
-
-def list_and_stat(folder: Path, source: Path) -> None:
-    quietly("ls", "-lR", str(folder / "copied"))
-    quietly("find", str(folder / "copied"), "-newer", "/etc/passwd")
-
-
-def untar(folder: Path, source: Path) -> None:
-    (folder / "untarred").mkdir()
-    quietly("tar", "-xf", str(source / "tree.tar"), "-C", str(folder / "untarred"))
-
-
-def remove_a_tree(folder: Path, source: Path) -> None:
-    quietly("rm", "-rf", str(folder / "untarred"))
-
-
-def git_clone(folder: Path, source: Path) -> None:
-    quietly(*GIT, "clone", "-q", "--no-local", str(source / "repository"), str(folder / "clone"))
-
-
-def git_status_log_checkout(folder: Path, source: Path) -> None:
-    for arguments in (
-        ("status",),
-        ("log", "-p"),
-        ("checkout", "-q", "other"),
-        ("status",),
-        ("checkout", "-q", "main"),
-    ):
-        quietly(*GIT, "-C", str(folder / "clone"), *arguments)
-
-
-def compile_python(folder: Path, source: Path) -> None:
-    quietly(
-        "python3",
-        "-m",
-        "compileall",
-        "-q",
-        str(folder / "copied" / "email"),
-        str(folder / "copied" / "asyncio"),
-    )
-
-
-def make_small_files(folder: Path, source: Path) -> None:
-    (folder / "small").mkdir()
-    for number in range(2000):
-        (folder / "small" / f"f{number}").write_bytes(b"x" * 1000)
-
-
-def append_small_pieces(folder: Path, source: Path) -> None:
-    with (folder / "log").open("ab", buffering=0) as file:
-        for _ in range(20_000):
-            file.write(b"x" * 100)
-
-
-def insert_into_sqlite(folder: Path, source: Path) -> None:
-    import sqlite3
-
-    db = sqlite3.connect(folder / "data.db")
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("CREATE TABLE t (x TEXT)")
-    for _ in range(300):
-        with db:
-            db.execute("INSERT INTO t VALUES (?)", ("x" * 500,))
-    db.close()
-
-
-def write_512_mib(folder: Path, source: Path) -> None:
-    block = os.urandom(MIB)
-    with (folder / "large").open("wb", buffering=0) as file:
-        for _ in range(512):
-            file.write(block)
-
-
-def read_512_mib(folder: Path, source: Path) -> None:
-    with (folder / "large").open("rb", buffering=0) as file:
-        while file.read(MIB):
-            pass
-
-
-WORKLOADS: tuple[Callable[[Path, Path], None], ...] = (
-    copy_a_tree_in,
-    list_and_stat,
-    grep_cold_then_warm,
-    compile_python,
-    untar,
-    remove_a_tree,
-    git_clone,
-    git_status_log_checkout,
-    make_small_files,
-    append_small_pieces,
-    insert_into_sqlite,
-    write_512_mib,
-    read_512_mib,
-)
+def names() -> dict[str, tuple[str, ...]]:
+    """What `--only` and `--peers` may name."""
+    return {
+        "only": tuple(workload.name for workload in WORKLOADS),
+        "peers": tuple(recipe.name for recipe in (*GHOSTFS[1:], *PEERS)),
+    }

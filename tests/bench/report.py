@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Row", "geometric_mean", "heading", "show"]
+__all__ = ["Row", "geometric_mean", "heading", "machine", "note", "progress", "show"]
 
 import math
 import os
@@ -16,18 +16,35 @@ from rich.table import Table
 
 Row = Sequence[str]
 
-_console = Console(width=None if sys.stdout.isatty() else 140)
+_console = Console(width=None if sys.stdout.isatty() else 180)
 
 
 def heading(title: str) -> None:
     """The title, and where and how the figures below it were made."""
+    _console.print(f"\n[bold]{title}[/bold]")
+    _console.print(f"{machine()}; python tests/bench {' '.join(sys.argv[1:])}", markup=False)
+
+
+def machine() -> str:
+    """What this runs on."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-    _console.print(f"\n[bold]{title}[/bold]")
-    _console.print(
+    return (
         f"{platform.system()} {platform.release()}, {cores} cores, {memory:.0f} GiB, "
-        f"Python {platform.python_version()}; python tests/bench {' '.join(sys.argv[1:])}"
+        f"Python {platform.python_version()}"
     )
+
+
+def note(text: str) -> None:
+    """A line that belongs to the figures."""
+    _console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def progress(text: str) -> None:
+    """What is going on now, where somebody is looking; empty when nothing is."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 def show(columns: Sequence[str], rows: Iterable[Row]) -> None:

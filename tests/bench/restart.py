@@ -8,15 +8,16 @@ import os
 import time
 from pathlib import Path
 
+from options import Options
 from report import heading, show
 from stack import Stack
 
 KIB = 1024
 
 
-def run(base: Path, *, small: bool) -> None:
+def run(base: Path, options: Options) -> None:
     """Fills a session, then starts mount and hub again, five times."""
-    count = 5_000 if small else 100_000
+    count = 5_000 if options.small else 100_000
     with Stack(base / "stack") as stack:
         mount = stack.mount("bench")
         block = os.urandom(20 * KIB)

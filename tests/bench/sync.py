@@ -7,12 +7,12 @@ __all__ = ["run"]
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from options import Options
 from report import heading, show
 from stack import Stack
 
@@ -27,14 +27,15 @@ class Cost:
     peak: int = 0
 
 
-def run(base: Path, *, small: bool) -> None:
+def run(base: Path, options: Options) -> None:
     """50,000 files of 1 KiB, and one file of 4 GiB."""
-    files, size = (2_000, 256 * MIB) if small else (50_000, 4096 * MIB)
+    files, size = (2_000, 256 * MIB) if options.small else (50_000, 4096 * MIB)
     rows = []
-    for what, fill in (
-        ("small", lambda tree: fill_small(tree, files)),
-        ("large", lambda tree: fill_large(tree, size)),
-    ):
+    fills: dict[str, Callable[[Path], None]] = {
+        "small": lambda tree: fill_small(tree, files),
+        "large": lambda tree: fill_large(tree, size),
+    }
+    for what, fill in fills.items():
         with Stack(base / what) as stack:
             mount = stack.mount("bench")
             fill(mount)
@@ -124,14 +125,18 @@ def sync_to(stack: Stack, nodes: int, count: int, total: int, peer: float) -> tu
 
 @contextmanager
 def watched(pids: list[int]) -> Iterator[Cost]:
-    """The CPU time of all of them from start to end, and the largest peak of one."""
+    """The CPU time of all of them up to the end, and the largest peak of one."""
     cost = Cost()
-    processes = [psutil.Process(pid) for pid in pids]
     yield cost
-    for process in processes:
-        times = process.cpu_times()
-        cost.cpu += times.user + times.system
-        cost.peak = max(cost.peak, peak_memory(process.pid))
+    for pid in pids:
+        cost.cpu += cpu_seconds(pid)
+        cost.peak = max(cost.peak, peak_memory(pid))
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of its threads, those that have ended too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory(pid: int) -> int:
