@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["run"]
+__all__ = ["UNCAPTURED", "run"]
 
 import sys
 from contextlib import ExitStack
@@ -17,7 +17,8 @@ from rounds import measure, pick
 from sources import FULL, SMALL, Sources
 
 _ON, _OFF = "captured", "uncaptured"
-_LAUNCHER = (sys.executable, str(Path(__file__).with_name("uncaptured.py")))
+UNCAPTURED = ghostfs(name=_OFF, launcher=(sys.executable, str(Path(__file__).with_name("uncaptured.py"))))
+"""A mount that captures nothing."""
 
 
 def run(base: Path, options: Options) -> Outcome:
@@ -31,7 +32,7 @@ def run(base: Path, options: Options) -> Outcome:
     with ExitStack() as stack:
         places = [
             stack.enter_context(Mounted(ghostfs(name=_ON), base / _ON)),
-            stack.enter_context(Mounted(ghostfs(name=_OFF, launcher=_LAUNCHER), base / _OFF)),
+            stack.enter_context(Mounted(UNCAPTURED, base / _OFF)),
         ]
         results = measure(places, workloads, sources, options.rounds_of(3))
     results.skipped = skipped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Results", "measure", "pick"]
+__all__ = ["Results", "in_a_process", "measure", "pick"]
 
 import json
 import os
@@ -136,7 +136,7 @@ def measure(
                     _revive(place)
         for place in places:
             with suppress(Failed, Broken):
-                _in_a_process(lambda site=sites[place.name]: shutil.rmtree(site.folder))  # type: ignore[misc]
+                in_a_process(lambda site=sites[place.name]: shutil.rmtree(site.folder))  # type: ignore[misc]
             place.settle()
     progress("")
     return results
@@ -161,12 +161,12 @@ def _run_once(workload: Workload, place: Place, site: Site) -> float:
         return taken if measured is None else measured
 
     place.check()
-    _in_a_process(prepare)
+    in_a_process(prepare)
     _write_out(place, site)
     if workload.cold:
         place.remount()
         _drop_names()
-    seconds = _in_a_process(run)
+    seconds = in_a_process(run)
     place.check()
     _write_out(place, site)
     return seconds
@@ -193,7 +193,7 @@ def _revive(place: Place) -> None:
         place.revive()
 
 
-def _in_a_process(function: Callable[[], float | None], limit: float = _LIMIT) -> float:
+def in_a_process(function: Callable[[], float | None], limit: float = _LIMIT) -> float:
     """Calls it in a child, which is ended with all that it started: after the time limit, or when we are.
 
     Raises:

@@ -245,7 +245,7 @@ class Stack:
         if node is None:
             root, data_dir = self.base / name / "root", self.base / name / "data"
             root.mkdir(parents=True)
-            data_dir.mkdir()
+            data_dir.mkdir(mode=0o700)
             for directory in (root, data_dir):
                 os.chown(directory, user, user)
             arguments = ["node", "--name", name, "--hub", f"127.0.0.1:{self.port}", "--root", str(root)]
