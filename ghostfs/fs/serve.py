@@ -205,7 +205,11 @@ class _Mount:
             await nursery.start(ControlServer(self._layout.control_socket, self, self._heads).serve)
             await nursery.start(self._await_signals)
             nursery.start_soon(self._announce)
-            await pyfuse3.main(min_tasks=1, max_tasks=_TASKS)
+            try:
+                await pyfuse3.main(min_tasks=1, max_tasks=_TASKS)
+            except* ConnectionAbortedError:
+                # What the kernel says of a mount that was taken away while a request was being read.
+                log.info("connection_ended")
             self._close()
             # The control socket tells meanwhile how it goes; a further signal ends the wait.
             drained = False
