@@ -98,8 +98,9 @@ class HubServer:
         self._service.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
-            port = self._bind(server, listen, f"cannot listen on {listen}; choose another with --listen")
+            # The socket first: where the port answers, `ghostfs status` finds a hub too.
             self._bind_socket(server)
+            port = self._bind(server, listen, f"cannot listen on {listen}; choose another with --listen")
         finally:
             # Also without its ports: gRPC crashes when a server that never ran is collected.
             await server.start()
