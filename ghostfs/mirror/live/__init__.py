@@ -5,6 +5,7 @@
     files       open files: every write goes into the file's block map as it happens
     changed     changed inodes, as the capture thread reads them until the index has them
     closed      descriptors of files that were closed and are not settled yet: only so many
+    nameless    descriptors of what lost its last name before the kernel forgot it: only so many
     inodes      who is who, where each is now, what it looks like
     records     what is remembered of an inode in use
     cells       from what lstat says to the values of a cell
@@ -13,7 +14,6 @@
     settling    how it does: its content as of one moment, read while it goes on changing
     gather      from the working set to cells
     gathered    one commit in the making
-    cells       a stat result as an inode cell's values
     capture     the thread that commits, a group at a time
     spool       blocks of files that never rest, and which of them to keep: spooling
     reconcile   going through a tree that nobody watched, whole or by names; what is gone

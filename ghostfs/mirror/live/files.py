@@ -123,7 +123,7 @@ class Files(Changed):
                     self._working.settle(record)
                     return
             if record.unlinked and record.known and record.kept_fd is None and not handles:
-                record.kept_fd = handle.fd
+                self._nameless.keep(record, handle.fd)
             else:
                 os.close(handle.fd)
             self._drop_if_idle(record)
@@ -141,9 +141,7 @@ class Files(Changed):
                 for handle in record.handles or ():
                     os.close(handle.fd)
                 record.handles = None
-                if record.kept_fd is not None:
-                    os.close(record.kept_fd)
-                    record.kept_fd = None
+            self._nameless.close()
             self._closed.close()
             self._records.clear()
             self._directories.close()

@@ -14,6 +14,7 @@ import os
 from ghostfs.index import Index
 from ghostfs.mirror.live.directories import Directories
 from ghostfs.mirror.live.identities import Identities
+from ghostfs.mirror.live.nameless import Nameless
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.working import ABSENT, WorkingSet
 from ghostfs.mirror.privileges import may_chown
@@ -33,6 +34,7 @@ class Inodes:
         self._identities = identities
         self._records: dict[InodeId, Record] = {}
         self._directories = Directories(root_fd, self._locate)
+        self._nameless = Nameless()
         self._targets: dict[InodeId, bytes] = {}
         """Where new symlinks lead, until their records go."""
         self._may_chown = may_chown()
@@ -109,7 +111,7 @@ class Inodes:
             record = self._records.get(inode)
             if record is not None and inode != ROOT:
                 record.known = False
-                self._keep_no_more(record)
+                self._nameless.drop(record)
                 self._drop_if_idle(record)
 
     # --- for the other operations, with the lock held ----------------------------------------------------
@@ -200,11 +202,6 @@ class Inodes:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return record.kept_fd
 
-    def _keep_no_more(self, record: Record) -> None:
-        if record.kept_fd is not None:
-            os.close(record.kept_fd)
-            record.kept_fd = None
-
     def _proc_path(self, record: Record) -> tuple[bytes, bool]:
         """A path for calls that know no descriptors of directories, and whether to follow it to its end."""
         if record.id == ROOT:
@@ -217,6 +214,6 @@ class Inodes:
         if record.idle and record.settle_fd is None and record.id != ROOT:
             self._records.pop(record.id, None)
             self._targets.pop(record.id, None)
-            self._keep_no_more(record)
+            self._nameless.drop(record)
             if record.is_directory:
                 self._directories.forget(record.id)

@@ -23,6 +23,7 @@ from ghostfs.model import InodeId, Kind
 _SETID = stat.S_ISUID | stat.S_ISGID
 _UNCHANGED = -1
 """The owner or group that chown(2) leaves as it is."""
+_HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -152,7 +153,7 @@ class Mirror(Files):
                 renameat2(source_fd, name, target_fd, new_name, flags)
             except BaseException:
                 if displaced is not None:
-                    self._keep_no_more(displaced)
+                    self._nameless.drop(displaced)
                 raise
             if displaced is moved:
                 return None
@@ -347,7 +348,7 @@ class Mirror(Files):
                 else:
                     os.unlink(name, dir_fd=fd)
             except BaseException:
-                self._keep_no_more(record)
+                self._nameless.drop(record)
                 raise
             self._working.name_changed(holder, name, None)
             self._place_lost(record, parent, name)
@@ -357,9 +358,8 @@ class Mirror(Files):
         """Holds on to what is about to lose its last name: whoever has it by O_PATH, as a working directory or
         as a fifo goes on using it, and the kernel asks by id. What is open is kept when it is closed."""
         if record.nlink == 1 and record.known and not record.handles and record.kept_fd is None:
-            flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
             with suppress(OSError):  # without a descriptor left, removing is still possible
-                record.kept_fd = os.open(name, flags, dir_fd=fd)
+                self._nameless.keep(record, os.open(name, _HOLD, dir_fd=fd))
 
     def _place_lost(self, record: Record, parent: InodeId, name: bytes) -> None:
         record.place_removed(parent, name)

@@ -154,3 +154,23 @@ def test_a_descriptor_is_kept_while_the_name_leads_elsewhere(thrifty: Any) -> No
     assert record.settle_fd is not None
     (thrifty.layout.tree / "aside").rename(path)
     thrifty.settled()
+
+
+def test_what_lost_its_name_before_the_kernel_forgot_it_uses_no_descriptors_up(live: Any) -> None:
+    live.mirror._nameless.limit = KEPT
+    live.write("warm", b"opens what is opened once")
+    live.drain()
+    before = open_descriptors()
+    inodes = [live.write(f"file{number}", b"x") for number in range(100)]
+    live.drain()
+    for number in range(100):
+        live.mirror.lookup(ROOT, b"file%d" % number)
+        live.mirror.unlink(ROOT, b"file%d" % number)
+    assert open_descriptors() == before + KEPT
+    assert live.mirror.getattr(inodes[-1]).st_nlink == 0
+    with pytest.raises(FileNotFoundError):
+        live.mirror.getattr(inodes[0])
+    for inode in inodes:
+        live.mirror.forget(inode)
+    assert open_descriptors() == before
+    live.settled()
