@@ -3,6 +3,9 @@
 The tree lives on while it is read. A file is found through the index's dirents, which may lag behind
 the tree by the changes not yet committed, so a failed or misleading path lookup proves nothing: only the
 index having another version, or the file itself having other bytes, means that content is superseded.
+
+A hub that is not root may not read all that is in its sessions: a mode may forbid the owner too. The hub changes no
+modes, for the tree is the mount's. What it may not read is superseded, so that nothing else waits for it.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from typing import Self
 
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.errors import GhostError, Superseded
+from ghostfs.index import Index
+from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.live.directories import Directories
-from ghostfs.model import Inode, InodeId, Kind
+from ghostfs.model import ROOT, Inode, InodeId, Kind
+from ghostfs.names import display
 
+_OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FILES_MAX = 8
@@ -51,9 +58,14 @@ class BlockReader:
     Holds a few descriptors and no index connection between calls.
     """
 
-    def __init__(self, layout: SessionLayout, indexes: IndexPool) -> None:
+    def __init__(
+        self, layout: SessionLayout, indexes: IndexPool, forbidden: Forbidden | None = None
+    ) -> None:
+        """`forbidden` is told what may not be read; it outlives the reader, so that it says so once."""
         self._layout = layout
         self._indexes = indexes
+        self._forbidden = forbidden or Forbidden(layout.name)
+        self._refusal: PermissionError | None = None
         self._root: int | None = None
         self._directories: Directories | None = None
         self._files: OrderedDict[InodeId, _Open] = OrderedDict()
@@ -63,9 +75,11 @@ class BlockReader:
         """The bytes of block `index` of `inode`, whose digest is `digest`.
 
         Raises:
-            Superseded: the content has changed since; a newer version will come with a later delta.
+            Superseded: the content has changed since, and a newer version will come with a later delta; or this
+                process may not read it, until a mode is changed.
             BlockUnavailable: it could not be read now.
         """
+        self._refusal = None
         data = self._read_tree(inode, index, digest) or self._read_spool(digest)
         if data is not None:
             return data
@@ -79,6 +93,9 @@ class BlockReader:
         file = self._files.get(inode)
         if file is not None and file.same:
             raise Superseded(f"inode {inode:x}: block {index} has changed and is not committed yet")
+        if self._refusal is not None and (path := self._forbidden_path(inode)) is not None:
+            self._forbidden.add(inode, path, self._refusal.strerror)
+            raise Superseded(f"inode {inode:x}: this user may not read {path}")
         raise BlockUnavailable(f"inode {inode:x} is not where the index says; it may have been renamed")
 
     def close(self) -> None:
@@ -118,6 +135,7 @@ class BlockReader:
         return data if data and block_digest(data) == digest else None
 
     def _open(self, inode: InodeId) -> _Open | None:
+        top = self._top()
         with self._indexes.use() as rows:
             row = rows.inode_light(inode)
             if row is None or row.kind is not Kind.FILE:
@@ -125,7 +143,7 @@ class BlockReader:
             places = rows.links(inode)
         found: _Open | None = None
         for parent, name in places:
-            fd = self._open_at(parent, name)
+            fd = self._open_at(top, parent, name)
             if fd is None:
                 continue
             status = os.fstat(fd)
@@ -139,14 +157,15 @@ class BlockReader:
             if same:
                 break
         if found is not None:
+            self._forbidden.discard(inode)
             self._files[inode] = found
             while len(self._files) > _FILES_MAX:
                 os.close(self._files.popitem(last=False)[1].fd)
         return found
 
-    def _open_at(self, parent: InodeId, name: bytes) -> int | None:
+    def _open_at(self, top: int, parent: InodeId, name: bytes) -> int | None:
         try:
-            directory = self._directory(parent)
+            directory = self._directory(top, parent)
             try:
                 return os.open(name, _OPEN_FILE | self._noatime, dir_fd=directory)
             except PermissionError:
@@ -156,17 +175,58 @@ class BlockReader:
                 fd = os.open(name, _OPEN_FILE, dir_fd=directory)
                 self._noatime = 0
                 return fd
+        except PermissionError as error:
+            self._refusal = error  # another link may lie elsewhere
+            return None
         except OSError as error:
             if error.errno in _MOVED:
                 return None
             raise
 
-    def _directory(self, parent: InodeId) -> int:
+    def _top(self) -> int:
+        if self._root is None:
+            self._root = os.open(self._layout.tree, _OPEN_ROOT)
+        return self._root
+
+    def _directory(self, top: int, parent: InodeId) -> int:
         if self._directories is None:
-            if self._root is None:
-                self._root = os.open(self._layout.tree, _OPEN_ROOT)
-            self._directories = Directories(self._root, self._locate, limit=_DIRECTORIES_MAX)
+            self._directories = Directories(top, self._locate, limit=_DIRECTORIES_MAX)
         return self._directories.fd(parent)
+
+    def _forbidden_path(self, inode: InodeId) -> str | None:
+        """A path that is the inode's without doubt, as far as it can be gone; None if there is none.
+
+        What may not be entered or read may be another one that was moved there, of which the index does not
+        know yet: that says nothing of the inode.
+        """
+        with self._indexes.use() as rows:
+            for place in rows.links(inode):
+                way = _way(rows, inode, place)
+                if way and self._is_in_place(rows, way):
+                    return display(b"/".join(name for _, name in way))
+        return None
+
+    def _is_in_place(self, rows: Index, way: list[tuple[InodeId, bytes]]) -> bool:
+        """Whether all on the way is what the index says, up to where this process may not look any further."""
+        at = os.dup(self._top())
+        try:
+            for inode, name in way:
+                try:
+                    status = os.stat(name, dir_fd=at, follow_symlinks=False)
+                    row = rows.inode_light(inode)
+                    if row is None or (row.backing is not None and row.backing.ino != status.st_ino):
+                        return False
+                    if row.kind is Kind.DIRECTORY:
+                        below = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
+                        os.close(at)
+                        at = below
+                except PermissionError:
+                    return True
+                except OSError:
+                    return False
+            return True
+        finally:
+            os.close(at)
 
     def _locate(self, directory: InodeId) -> tuple[InodeId, bytes]:
         with self._indexes.use() as rows:
@@ -198,6 +258,19 @@ class BlockReader:
         if self._directories is not None:
             self._directories.close()
             self._directories = None
+
+
+def _way(rows: Index, inode: InodeId, place: tuple[InodeId, bytes]) -> list[tuple[InodeId, bytes]]:
+    """Each object from the root's entry down to the inode, with its name; empty if it hangs in the air."""
+    parent, name = place
+    way = [(inode, name)]
+    while parent != ROOT:
+        links = rows.links(parent)
+        if not links:
+            return []
+        inode, (parent, name) = parent, links[0]
+        way.append((inode, name))
+    return way[::-1]
 
 
 def _pread(fd: int, length: int, offset: int) -> bytes:

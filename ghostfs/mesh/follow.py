@@ -25,6 +25,7 @@ from ghostfs.mesh.blocks import BlockReader
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.compression import Compressor
 from ghostfs.mesh.firstsync import FirstSync, Lease
+from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.heads import Head, HeadWatch
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.outgoing import Outgoing, Scope
@@ -63,6 +64,7 @@ class SessionSource:
     layout: SessionLayout
     indexes: IndexPool
     watch: HeadWatch
+    forbidden: Forbidden
 
 
 class Wire(Protocol):
@@ -297,7 +299,7 @@ class FollowStream:
             inodes,
             dirents,
             spool_dir=self._spool_dir,
-            reader=BlockReader(self._source.layout, self._source.indexes),
+            reader=BlockReader(self._source.layout, self._source.indexes, self._source.forbidden),
             compressor=self._compressor,
             inline_max=self._limits.inline_max,
             inline_above=inline_above,

@@ -177,7 +177,7 @@ class HubService:
             node_id = _node_id(request.node_id)
             _check_wants(request.wants)
             source = self._sources.existing(request.session)
-            reader = BlockReader(source.layout, source.indexes)
+            reader = BlockReader(source.layout, source.indexes, source.forbidden)
             compressor = self._compressor(node_id, context.peer())
             sent = self._roster.of(request.session, node_id).sent
             async for turn in self._fetching.turns(request, reader, compressor):

@@ -11,6 +11,7 @@ import structlog
 
 from ghostfs.errors import SessionNotFound
 from ghostfs.mesh.follow import SessionSource
+from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.heads import HeadWatch
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.snapshots import SnapshotStore
@@ -57,7 +58,9 @@ class Sources:
                 on_gone=partial(self._note, self._gone, session),
                 on_taken_back=partial(self._note, self._taken_back, session),
             )
-            source = self._sources[session] = SessionSource(session, layout, indexes, watch)
+            source = self._sources[session] = SessionSource(
+                session, layout, indexes, watch, Forbidden(session)
+            )
         return source
 
     async def tend(self) -> None:

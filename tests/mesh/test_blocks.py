@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.errors import Superseded
 from ghostfs.mesh.blocks import BlockReader, BlockUnavailable
+from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.indexpool import IndexPool
-from ghostfs.model import ROOT, Inode, Kind
+from ghostfs.mirror.layout import DataDir
+from ghostfs.model import ROOT, Inode, InodeId, Kind
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -185,3 +193,132 @@ def commit_chain(session: Any, name: bytes, depth: int, data: bytes) -> Any:
         commit.put_inode(cell, attrs=True, content=True)
         commit.put_dirent(parent, b"f", inode)
     return inode
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without any rights meanwhile."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def own(session: Any) -> Iterator[Any]:
+    """A session at a place that everybody can get to, which pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="ghostfs-test-") as place:
+        Path(place).chmod(0o755)
+        made = type(session)(DataDir(Path(place) / "data"), "work")
+        yield made
+        made.index.close()
+
+
+def read_as_nobody(session: Any, inode: InodeId, digest: Any, forbidden: Forbidden) -> bytes:
+    """One block, by a reader of a user who owns the tree and has no rights beside."""
+    pool = IndexPool(session.layout.index_db, session.name)
+    try:
+        with as_nobody(), BlockReader(session.layout, pool, forbidden) as reader:
+            return reader.read(inode, 0, digest)
+    finally:
+        pool.close()
+
+
+def owned_by_nobody(session: Any) -> None:
+    """As far as it is there now."""
+    subprocess.run(["chown", "-R", str(NOBODY), session.layout.state], check=True)
+
+
+@pytest.mark.parametrize("mode", [0, 0o200])
+def test_what_may_not_be_read_is_superseded_and_said_once(own: Any, mode: int) -> None:
+    (own.tree / "f").write_bytes(b"secret")
+    own.sync()
+    owned_by_nobody(own)
+    (own.tree / "f").chmod(mode)
+    inode, digest, forbidden = own.id_of("f"), digests(own, "f").get(0), Forbidden(own.name)
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(Superseded):
+                read_as_nobody(own, inode, digest, forbidden)
+    assert [(log["event"], log["path"], log["error"]) for log in logs] == [
+        ("file_unreadable", "f", "Permission denied")
+    ]
+    (own.tree / "f").chmod(0o600)
+    assert read_as_nobody(own, inode, digest, forbidden) == b"secret"
+    (own.tree / "f").chmod(mode)
+    with capture_logs() as logs, pytest.raises(Superseded):
+        read_as_nobody(own, inode, digest, forbidden)
+    assert len(logs) == 1
+
+
+def test_what_lies_in_a_closed_directory_is_superseded_but_for_another_link(own: Any) -> None:
+    (own.tree / "d" / "e").mkdir(parents=True)
+    (own.tree / "d" / "e" / "f").write_bytes(b"in")
+    (own.tree / "d" / "e" / "g").write_bytes(b"out")
+    os.link(own.tree / "d" / "e" / "g", own.tree / "z")
+    own.sync()
+    owned_by_nobody(own)
+    (own.tree / "d").chmod(0)
+    forbidden = Forbidden(own.name)
+    with capture_logs() as logs, pytest.raises(Superseded):
+        read_as_nobody(own, own.id_of("d/e/f"), digests(own, "d/e/f").get(0), forbidden)
+    assert [log["path"] for log in logs] == ["d/e/f"]
+    assert read_as_nobody(own, own.id_of("z"), digests(own, "z").get(0), forbidden) == b"out"
+
+
+def test_another_forbidden_thing_in_the_way_proves_nothing(own: Any) -> None:
+    (own.tree / "d").mkdir()
+    (own.tree / "d" / "f").write_bytes(b"in")
+    (own.tree / "g").write_bytes(b"beside")
+    own.sync()
+    within, beside = own.id_of("d/f"), own.id_of("g")
+    wanted = {within: digests(own, "d/f").get(0), beside: digests(own, "g").get(0)}
+    (own.tree / "d").rename(own.tree / "moved")
+    (own.tree / "g").rename(own.tree / "gone")
+    (own.tree / "d").mkdir()
+    (own.tree / "g").write_bytes(b"other")
+    owned_by_nobody(own)
+    for name in ("d", "g"):
+        (own.tree / name).chmod(0)
+    with capture_logs() as logs:
+        for inode, digest in wanted.items():
+            with pytest.raises(BlockUnavailable):
+                read_as_nobody(own, inode, digest, Forbidden(own.name))
+    assert logs == []
+
+
+def test_the_spool_has_what_may_not_be_read(own: Any) -> None:
+    (own.tree / "f").write_bytes(b"hashed")
+    own.sync()
+    own.layout.spool.mkdir()
+    digest = block_digest(b"hashed")
+    (own.layout.spool / digest.hex()).write_bytes(b"hashed")
+    owned_by_nobody(own)
+    (own.tree / "f").chmod(0)
+    with capture_logs() as logs:
+        assert read_as_nobody(own, own.id_of("f"), digest, Forbidden(own.name)) == b"hashed"
+    assert logs == []
+
+
+def test_a_tree_that_is_out_of_reach_is_no_trouble_of_its_files(own: Any) -> None:
+    (own.tree / "f").write_bytes(b"data")
+    own.sync()
+    inode, digest = own.id_of("f"), digests(own, "f").get(0)
+    kept = own.layout.tree.rename(own.layout.state / "kept")
+    own.layout.tree.symlink_to(own.layout.state / "shut" / "tree")
+    (own.layout.state / "shut").mkdir()
+    owned_by_nobody(own)
+    kept.rename(own.layout.state / "shut" / "tree")
+    (own.layout.state / "shut").chmod(0)
+    with capture_logs() as logs, pytest.raises(BlockUnavailable):
+        read_as_nobody(own, inode, digest, Forbidden(own.name))
+    assert logs == []
+
+
+def test_a_great_many_are_not_all_named() -> None:
+    forbidden = Forbidden("work")
+    with capture_logs() as logs:
+        for number in range(2, 500):
+            forbidden.add(InodeId(number), f"f{number}", "Permission denied")
+    assert [log["event"] for log in logs] == ["file_unreadable"] * 100 + ["more_files_unreadable"]
