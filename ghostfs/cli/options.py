@@ -92,7 +92,6 @@ def mirror_settings(settings: Settings) -> MirrorSettings:
         settle_max_age=settings.settle_max_age_ms / 1000,
         commit_interval=settings.commit_interval_ms / 1000,
         spool_bytes=settings.spool_mib << 20,
-        xattrs=settings.xattrs,
         tombstone_retention=settings.tombstone_retention_days * 86400.0,
     )
 

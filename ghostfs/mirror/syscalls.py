@@ -1,4 +1,6 @@
-"""The few system calls that Python's `os` lacks, through libc; sizes and flags from the Linux headers."""
+"""The few system calls that Python's `os` lacks, through libc; sizes and flags from the Linux headers. And how a
+file is read whose access time is to stay.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ __all__ = [
     "boot_id",
     "data_ranges",
     "knows_rename_flags",
+    "leave_access_time",
+    "open_quietly",
     "pread_exactly",
     "renameat2",
     "syncfs",
@@ -16,6 +20,7 @@ __all__ = [
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +109,26 @@ def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
             raise
         yield start, min(end, size) - start
         offset = end
+
+
+def open_quietly(path: bytes | str, flags: int, *, dir_fd: int | None = None) -> int:
+    """open(2), for reads that leave the access time as it is; they move it where only another user may ask for that.
+
+    Raises:
+        OSError: as open(2).
+    """
+    try:
+        return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
+    except PermissionError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return os.open(path, flags, dir_fd=dir_fd)
+
+
+def leave_access_time(fd: int) -> None:
+    """What is read by `fd`, and by its duplicates, leaves the access time from now on; not of another user's file."""
+    with contextlib.suppress(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NOATIME)
 
 
 def pread_exactly(fd: int, length: int, offset: int) -> bytes:

@@ -7,14 +7,17 @@ ascending by name; empty when there are none. One set of attributes has one enco
 
 from __future__ import annotations
 
-__all__ = ["PREFIX", "XATTRS_MAX", "decode_xattrs", "encode_xattrs"]
+__all__ = ["PREFIX", "XATTRS_MAX", "UserAttributes", "decode_xattrs", "encode_xattrs"]
 
+import errno
+import os
 import struct
 from collections.abc import Mapping
 
 import structlog
 
 from ghostfs.errors import InvalidCell
+from ghostfs.model import Kind
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +26,8 @@ XATTRS_MAX = 1 << 20
 """Longest encoding, as on the wire. Some filesystems keep more, and `encode_xattrs` leaves out what is too much."""
 
 _NAME_MAX = 255
+_HAVE_THEM = frozenset({Kind.FILE, Kind.DIRECTORY})
+"""Linux allows user attributes on nothing else."""
 _HEAD = struct.Struct(">HI")
 
 
@@ -64,3 +69,52 @@ def decode_xattrs(encoded: bytes) -> dict[bytes, bytes]:
     if len(encoded) > XATTRS_MAX:
         raise InvalidCell("extended attributes: too many")
     return attributes
+
+
+class UserAttributes:
+    """Reads the user attributes of one tree. A filesystem that says that it has none is not asked again."""
+
+    def __init__(self) -> None:
+        self._kept = True
+
+    def read(self, where: int | bytes, kind: Kind) -> bytes:
+        """The encoded attributes of an object of a kind: of what a descriptor is open on, or of what is at a path,
+        whose last part is not followed.
+
+        Raises:
+            OSError: they cannot be read, for want of rights or otherwise.
+        """
+        if not self._kept or kind not in _HAVE_THEM:
+            return b""
+        follow = isinstance(where, int)  # Python will not have it otherwise
+        try:
+            names = os.listxattr(where, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            self._kept = False
+            return b""
+        attributes = {}
+        for name in map(os.fsencode, names):
+            if name.startswith(PREFIX):
+                try:
+                    attributes[name] = os.getxattr(where, name, follow_symlinks=follow)
+                except OSError as error:
+                    if error.errno != errno.ENODATA:  # taken away since
+                        raise
+        return encode_xattrs(attributes) if attributes else b""
+
+    def keeps(self, where: int | bytes, name: bytes) -> bool:
+        """Whether the filesystem could tell of this attribute, had the object it: many list none either way.
+
+        Raises:
+            OSError: it does not let us ask.
+        """
+        if self._kept:
+            try:
+                os.getxattr(where, name, follow_symlinks=isinstance(where, int))
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                    raise
+                self._kept = error.errno == errno.ENODATA
+        return self._kept

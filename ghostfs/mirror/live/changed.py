@@ -1,7 +1,7 @@
 """Changed inodes of a live tree: what the capture thread needs of them until the index has them.
 
-Content is read back by a descriptor that is still open, or else by name, and where the mode forbids that, with
-rights that are lent for a moment. All methods want the lock held.
+Content is read back by way of a descriptor that is still open, or else by name, and where the mode forbids that,
+with rights that are lent for a moment. Reading back is not using: access times stay. All methods want the lock held.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from ghostfs.mirror.live.inodes import Inodes
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.rights import Rights, path_of
 from ghostfs.mirror.live.working import WorkingSet
-from ghostfs.mirror.syscalls import pread_exactly
-from ghostfs.mirror.xattrs import PREFIX as XATTR_PREFIX
-from ghostfs.mirror.xattrs import encode_xattrs
+from ghostfs.mirror.syscalls import leave_access_time, open_quietly, pread_exactly
+from ghostfs.mirror.xattrs import UserAttributes
 
 _CUT_MOST = 4
 """Blocks that a truncation may have to wait for; more, and the settle that wants them begins anew."""
@@ -42,6 +41,7 @@ class Changed(Inodes):
         super().__init__(root_fd, index, working, identities)
         self._rights = rights
         self._closed = ClosedFiles(self._can_reopen)
+        self._user_attributes = UserAttributes()
 
     def stat_for_commit(self, record: Record) -> os.stat_result:
         """The attributes to be committed."""
@@ -60,23 +60,23 @@ class Changed(Inodes):
                 return self._stat(record)
 
     def xattrs_for_commit(self, record: Record) -> bytes:
-        """The user attributes to be committed, encoded."""
+        """The user attributes to be committed, encoded; where they may not be read, those that the index has."""
+        where: int | bytes
+        if record.settle_fd is not None:
+            where = record.settle_fd
+        elif record.handles:
+            where = record.handles[-1].fd
+        else:
+            where, _ = self._proc_path(record)
         try:
-            return self._user_attributes(record)
+            return self._user_attributes.read(where, record.kind)
         except PermissionError:
-            with self._rights.readable(record.name, self._parent_fd(record)):
-                return self._user_attributes(record)
-
-    def _user_attributes(self, record: Record) -> bytes:
-        path, follow = self._proc_path(record)
-        names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
-        return encode_xattrs(
-            {
-                name: os.getxattr(path, name, follow_symlinks=follow)
-                for name in names
-                if name.startswith(XATTR_PREFIX)
-            }
-        )
+            with self._rights.readable(record.name or b".", self._parent_fd(record)):
+                try:
+                    return self._user_attributes.read(where, record.kind)
+                except PermissionError:
+                    row = self._index.inode_light(record.id) if record.in_index else None
+                    return b"" if row is None else row.xattrs
 
     def open_for_settle(self, record: Record) -> int:
         """A descriptor of the caller's own from which the record's content can be read.
@@ -85,14 +85,15 @@ class Changed(Inodes):
             PermissionError: it may not be read, and is another user's, so that we cannot let ourselves.
         """
         if record.settle_fd is not None and _readable(record.settle_fd):
+            leave_access_time(record.settle_fd)
             return os.dup(record.settle_fd)
         for handle in record.handles or ():
             if _readable(handle.fd):
-                return os.dup(handle.fd)
+                return _beside(handle.fd)
         if record.unlinked:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         try:
-            return os.open(record.name, _BACK, dir_fd=self._directories.fd(record.parent))
+            return open_quietly(record.name, _BACK, dir_fd=self._directories.fd(record.parent))
         except PermissionError:
             with self.reaching(record):
                 return self._rights.open_file(record.name, self._directories.fd(record.parent))
@@ -171,6 +172,14 @@ class Changed(Inodes):
         except OSError:
             return False
         return True
+
+
+def _beside(fd: int) -> int:
+    """A descriptor of the same file that reads quietly, while what a program reads by `fd` is to move its access time."""
+    try:
+        return os.open(b"/proc/self/fd/%d" % fd, _BACK & ~os.O_NOFOLLOW | os.O_NOATIME)
+    except OSError:
+        return os.dup(fd)
 
 
 def _readable(fd: int) -> bool:

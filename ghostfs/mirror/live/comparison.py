@@ -1,7 +1,7 @@
 """What has changed of an inode since the index was told: its attributes, and, where they leave that open, its content.
 
-Content is read only where backing inode, change time or size are not what the index remembers, or where
-these are not to be trusted.
+Content and extended attributes are read only where backing inode, change time or size are not what the index
+remembers, or where these are not to be trusted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ghostfs.mirror.live.cells import backing_of, cell_of, mtime_of
 from ghostfs.mirror.live.findings import Findings
 from ghostfs.mirror.live.hashing import HashPool, hash_file
 from ghostfs.mirror.live.rights import Rights
-from ghostfs.mirror.xattrs import encode_xattrs
+from ghostfs.mirror.syscalls import open_quietly
+from ghostfs.mirror.xattrs import UserAttributes
 from ghostfs.model import Inode, InodeId, Kind, kind_of_mode
 
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -44,7 +45,6 @@ class Comparison:
         pool: HashPool,
         *,
         distrust_since_ns: int | None,
-        xattrs: bool,
         progress: Callable[[int], None] | None,
         rights: Rights | None,
     ) -> None:
@@ -56,7 +56,7 @@ class Comparison:
         self._findings = findings
         self._pool = pool
         self._distrust = distrust_since_ns
-        self._xattrs = xattrs
+        self._attributes = UserAttributes()
         self._progress = progress
         self._rights = rights
         self._compared: set[InodeId] = set()
@@ -77,7 +77,8 @@ class Comparison:
         self._findings.looked_at += 1
         old = self._index.inode_light(inode)
         kind = kind_of_mode(st.st_mode)
-        trusted = kind is not Kind.FILE or (
+        # Of all others no more can change than what `st` tells.
+        trusted = kind not in (Kind.FILE, Kind.DIRECTORY) or (
             inode not in self.touched and (self._distrust is None or st.st_ctime_ns < self._distrust)
         )
         if old is not None and old.backing == backing_of(st) and _same_attributes(old, st) and trusted:
@@ -88,11 +89,12 @@ class Comparison:
             if self._rights is None:
                 raise
             cell, opened = self._look_with(self._rights, inode, fd, name, st)
-        self._findings.inodes[inode] = cell
         if opened >= 0:
             yield ToHash(cell, opened, old)
         elif kind is Kind.FILE:
             self._content(cell, EMPTY, old)
+        elif not _is(old, cell):
+            self._findings.inodes[inode] = cell
 
     def hash_all(self, files: Iterable[ToHash]) -> None:
         """Reads and hashes, by the pool, as the files come."""
@@ -106,9 +108,10 @@ class Comparison:
             inode,
             st,
             target=os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b"",
-            xattrs=self._user_attributes(fd, name) if self._xattrs else b"",
+            xattrs=self._attributes.read(b"/proc/self/fd/%d/%s" % (fd, name), kind),
+            kind=kind,
         )
-        return cell, os.open(name, _LOOK, dir_fd=fd) if kind is Kind.FILE and st.st_size else -1
+        return cell, open_quietly(name, _LOOK, dir_fd=fd) if kind is Kind.FILE and st.st_size else -1
 
     def _look_with(
         self, rights: Rights, inode: InodeId, fd: int, name: bytes, st: os.stat_result
@@ -118,11 +121,6 @@ class Comparison:
         # Lending and giving back has changed the change time: by this one it will be known again.
         now = os.stat(name, dir_fd=fd, follow_symlinks=False)
         return replace(cell, backing=backing_of(now)), opened
-
-    def _user_attributes(self, fd: int, name: bytes) -> bytes:
-        path = b"/proc/self/fd/%d/%s" % (fd, name)
-        names = map(os.fsencode, os.listxattr(path, follow_symlinks=False))
-        return encode_xattrs({key: os.getxattr(path, key, follow_symlinks=False) for key in names})
 
     def _hash(self, item: ToHash) -> tuple[ToHash, BlockList]:
         try:
@@ -141,14 +139,18 @@ class Comparison:
         findings.files_read += blocks.size > 0
         findings.bytes_read += blocks.size
         done = replace(cell, size=blocks.size, digest=digest, blocks=blocks.encode())
-        if old is not None and replace(done, blocks=b"") == replace(
-            old, attr_seq=done.attr_seq, content_seq=done.content_seq, origin=done.origin
-        ):
-            del findings.inodes[cell.id]
+        if _is(old, done):
             return
         findings.inodes[cell.id] = done
         if old is None or old.digest != digest:
             findings.content_of.add(cell.id)
+
+
+def _is(old: Inode | None, cell: Inode) -> bool:
+    """Whether the index has just this, backing included."""
+    return old is not None and replace(cell, blocks=b"") == replace(
+        old, attr_seq=cell.attr_seq, content_seq=cell.content_seq, origin=cell.origin
+    )
 
 
 def _same_attributes(row: Inode, st: os.stat_result) -> bool:

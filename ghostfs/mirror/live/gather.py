@@ -42,14 +42,11 @@ class Gatherer:
         working: WorkingSet,
         rule: SettleRule,
         settling: Settling,
-        *,
-        xattrs: bool,
     ) -> None:
         self._mirror = mirror
         self._working = working
         self._rule = rule
         self._settling = settling
-        self._xattrs = xattrs
 
     def next_due(self) -> float | None:
         """When (monotonic, seconds) the next file that is open for writing will have to settle."""
@@ -315,7 +312,7 @@ class Gatherer:
             return None
         target = self._mirror.target_for_commit(record) if record.kind is Kind.SYMLINK else b""
         # Before the times are taken: to read them, the mode may have to be another one for a moment.
-        xattrs = self._mirror.xattrs_for_commit(record) if self._xattrs else b""
+        xattrs = self._mirror.xattrs_for_commit(record)
         blocks: BlockList | None = None
         if taken.settlement is not None:
             blocks, st = self._settling.finish(taken, taken.settlement)

@@ -26,6 +26,7 @@ from ghostfs.mirror.live.findings import Findings, Place
 from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.recognition import Recognition
 from ghostfs.mirror.live.rights import Rights, path_of
+from ghostfs.mirror.syscalls import open_quietly
 from ghostfs.model import ROOT, InodeId, Kind, kind_of_mode
 from ghostfs.names import is_reserved
 
@@ -49,7 +50,6 @@ class Reconciler:
         pool: HashPool,
         *,
         distrust_since_ns: int | None = None,
-        xattrs: bool = False,
         progress: Callable[[int], None] | None = None,
         allocate: Callable[[int], Iterable[int]] | None = None,
         rights: Rights | None = None,
@@ -68,7 +68,6 @@ class Reconciler:
             self.findings,
             pool,
             distrust_since_ns=distrust_since_ns,
-            xattrs=xattrs,
             progress=progress,
             rights=rights,
         )
@@ -210,7 +209,7 @@ class Reconciler:
             return act(directory)
 
     def _open(self, directory: InodeId) -> int:
-        return os.open(b".", _LIST, dir_fd=self._directories.fd(directory))
+        return open_quietly(b".", _LIST, dir_fd=self._directories.fd(directory))
 
     def _reach(self, name: bytes, directory: InodeId) -> tuple[int, os.stat_result | None]:
         """A descriptor of the directory, and what is in it under the name."""

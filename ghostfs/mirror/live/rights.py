@@ -20,6 +20,7 @@ import structlog
 
 from ghostfs import private
 from ghostfs.mirror.live.directories import Directories, Locate
+from ghostfs.mirror.syscalls import open_quietly
 from ghostfs.model import ROOT, InodeId
 from ghostfs.names import display
 
@@ -122,7 +123,7 @@ class Rights:
             OSError: as open(2).
         """
         with self.readable(name, dir_fd) as pinned:
-            return os.open(b"/proc/self/fd/%d" % pinned, _READ)
+            return open_quietly(b"/proc/self/fd/%d" % pinned, _READ)
 
     @contextlib.contextmanager
     def readable(self, name: bytes, dir_fd: int) -> Iterator[int]:

@@ -59,7 +59,6 @@ class MirrorSettings:
     settle_max_age: float = 5.0
     commit_interval: float = 0.002
     spool_bytes: int = 256 << 20
-    xattrs: bool = False
     tombstone_retention: float = 7 * 86400.0
 
 
@@ -133,7 +132,7 @@ class OwnedMirror:
         rule = SettleRule(quiet=settings.settle_quiet, max_age=settings.settle_max_age)
         spooler = Spooler(Spool(layout.spool, settings.spool_bytes), self.mirror)
         settling = Settling(self.mirror, self.working, pool, spooler)
-        gatherer = Gatherer(self.mirror, self.working, rule, settling, xattrs=settings.xattrs)
+        gatherer = Gatherer(self.mirror, self.working, rule, settling)
         retention = members_db and Retention(members_db, layout.name, settings.tombstone_retention)
         self.capture = Capture(
             index,
@@ -178,9 +177,7 @@ class OwnedMirror:
             undo.callback(os.close, root_fd)
             rights = Rights(layout.lent_modes, root_fd)
             rights.put_back()
-            recovered = partial(
-                _open_recovered, layout, root_fd, pool, settings, rights, progress, rescan=rescan
-            )
+            recovered = partial(_open_recovered, layout, root_fd, pool, rights, progress, rescan=rescan)
             try:
                 index, recovery = recovered()
             except IndexDamaged as error:
@@ -244,7 +241,6 @@ def _open_recovered(
     layout: SessionLayout,
     root_fd: int,
     pool: HashPool,
-    settings: MirrorSettings,
     rights: Rights,
     progress: Callable[[int], None] | None,
     *,
@@ -256,7 +252,7 @@ def _open_recovered(
         ending = _ending(index, layout)
         if rescan and ending is not Ending.NO_INDEX:
             ending = Ending.RESCAN
-        return index, _recover(index, layout, root_fd, pool, settings, rights, ending, progress)
+        return index, _recover(index, layout, root_fd, pool, rights, ending, progress)
     except BaseException:
         index.close()
         raise
@@ -301,7 +297,6 @@ def _recover(
     layout: SessionLayout,
     root_fd: int,
     pool: HashPool,
-    settings: MirrorSettings,
     rights: Rights,
     ending: Ending,
     progress: Callable[[int], None] | None,
@@ -315,7 +310,6 @@ def _recover(
         root_fd,
         pool,
         distrust_since_ns=distrust,
-        xattrs=settings.xattrs,
         progress=progress,
         rights=rights,
     )

@@ -1,4 +1,5 @@
-"""Verifying a mirror: the whole tree is read and hashed from scratch, and compared with the index.
+"""Verifying a mirror: the whole tree, with its extended attributes, is read and hashed from scratch, and compared
+with the index.
 
 Changes nothing. May run beside the owner: what changed while it ran is not a problem, and is counted.
 """
@@ -21,6 +22,8 @@ from ghostfs.mirror.live.reconcile import Reconciler
 from ghostfs.mirror.owner import is_held
 from ghostfs.model import ROOT, Epoch, Inode, InodeId, Kind, Seq
 from ghostfs.names import display
+
+_SHOWN = {"mtime_ns": "mtime", "xattrs": "extended attributes"}
 
 Progress = Callable[[int, int], None]
 """progress(done, total): bytes."""
@@ -155,10 +158,10 @@ def _judge(index: Index, findings: Findings, since: Seq, dirty: DirtyEntries) ->
 
 
 def _differences(row: Inode, found: Inode) -> list[str]:
-    names = ["kind", "mode", "uid", "gid", "mtime_ns", "target", "rdev"]
+    names = ["kind", "mode", "uid", "gid", "mtime_ns", "target", "rdev", "xattrs"]
     if row.kind is Kind.FILE:
         names += ["size", "digest", "blocks"]
-    return [name.removesuffix("_ns") for name in names if getattr(row, name) != getattr(found, name)]
+    return [_SHOWN.get(name, name) for name in names if getattr(row, name) != getattr(found, name)]
 
 
 def _path(index: Index, parent: InodeId, name: bytes) -> str:

@@ -173,7 +173,7 @@ def test_attributes_of_an_unlinked_file_are_its_own(live: Any) -> None:
 
 
 def test_extended_attributes_reach_the_index(new_live: Callable[..., Any]) -> None:
-    live = new_live(xattrs=True)
+    live = new_live()
     inode = live.write("file", b"x")
     live.mirror.setxattr(inode, b"user.colour", b"blue")
     fails(errno.EEXIST, lambda: live.mirror.setxattr(inode, b"user.colour", b"red", os.XATTR_CREATE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -17,6 +18,8 @@ from ghostfs.content import BLOCK_SIZE
 from ghostfs.mirror.live import rights
 from ghostfs.mirror.live.hashing import HashPool
 from ghostfs.mirror.live.verify import verify
+from ghostfs.mirror.syscalls import leave_access_time
+from ghostfs.mirror.xattrs import decode_xattrs
 from ghostfs.model import NEVER, Kind
 
 NOBODY = 65534
@@ -294,7 +297,55 @@ def test_a_directory_that_is_closed_before_what_is_in_it_is_committed(as_nobody:
         live.mirror.setattr(live.id("a/b/file"), mode=0o700)
         live.settled()
 
-    as_nobody(history, xattrs=True)
+    as_nobody(history)
+
+
+def test_attributes_that_may_not_be_read_stay_as_the_index_has_them(as_nobody: AsNobody) -> None:
+    """Whoever may not read a file may not read what else it holds; it can be renamed all the same."""
+
+    def before(live: Any) -> None:
+        live.mirror.setxattr(live.write("theirs", b"content"), b"user.colour", b"blue")
+        live.drain()
+
+    def after(live: Any) -> None:
+        inode = live.id("theirs")
+        live.rename("theirs", "moved")
+        with capture_logs() as said:
+            live.drain()
+        assert said == []
+        assert live.indexed()[b"/moved"][1:3] == (0o600, 0)
+        assert decode_xattrs(live.owned._lookups.inode(inode).xattrs) == {b"user.colour": b"blue"}
+
+    as_nobody(before)
+    os.chown(as_nobody.tree / "theirs", 0, 0)
+    (as_nobody.tree / "theirs").chmod(0o600)
+    as_nobody(after)
+
+
+def test_another_users_file_is_read_back_though_its_access_time_cannot_stay(as_nobody: AsNobody) -> None:
+    def before(live: Any) -> None:
+        live.write("theirs", bytes(2 * BLOCK_SIZE))
+        live.drain()
+
+    def after(live: Any) -> None:
+        inode = live.id("theirs")
+        for closed in (False, True):
+            handle = live.mirror.open_file(inode, os.O_RDWR)
+            leave_access_time(handle.fd)
+            assert not fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_NOATIME
+            live.mirror.write(handle, 100, b"closed" if closed else b"open")
+            if closed:
+                live.mirror.release(handle)
+            live.drain()
+            if not closed:
+                live.mirror.release(handle)
+        assert live.owned.capture.stats.bytes_reread > 0
+        live.settled()
+
+    as_nobody(before)
+    os.chown(as_nobody.tree / "theirs", 0, 0)
+    (as_nobody.tree / "theirs").chmod(0o666)
+    as_nobody(after)
 
 
 def not_ours(now: os.stat_result) -> bool:
