@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stack import Stack, eventually
+from stack import GHOSTFS, Stack, eventually
+
+from ghostfs.errors import ExitCode
 
 
 def attributes(path: Path) -> dict[str, bytes]:
@@ -79,6 +81,107 @@ def test_attributes_that_a_killed_mount_had_set_arrive_later(stack: Stack) -> No
     stack.mount("work", "--xattrs")
     stack.converge("work")
     assert attributes(copy / "file") == {"user.late": b"1"}
+
+
+@pytest.mark.parametrize("set_by", ["tree", "mount"])
+def test_a_mount_that_does_not_serve_them_loses_none(stack: Stack, set_by: str) -> None:
+    stack.start_hub()
+    if set_by == "mount":
+        mount = stack.mount("work", "--xattrs")
+    else:
+        stack.run("session", "create", "work")
+        mount = stack.session("work").tree
+    (mount / "directory").mkdir()
+    for name in ("file", "directory/file"):
+        (mount / name).write_bytes(b"content")
+        os.setxattr(mount / name, "user.kept", name.encode())
+    os.setxattr(mount / "directory", "user.kept", b"directory")
+    if set_by == "mount":
+        stack.umount(mount)
+    mount = stack.mount("work")
+    copy = stack.start_node("n1", "work").copy("work")
+    stack.converge("work")
+    kept = {name: {"user.kept": name.encode()} for name in ("file", "directory", "directory/file")}
+    assert {name: attributes(copy / name) for name in kept} == kept
+
+    (mount / "file").write_bytes(b"other content")
+    with (mount / "directory/file").open("ab") as file:
+        file.write(b" and more")
+    (mount / "directory/new").write_bytes(b"new")
+    (mount / "file").chmod(0o600)
+    stack.converge("work")
+    assert (copy / "file").read_bytes() == b"other content"
+    assert {name: attributes(copy / name) for name in kept} == kept
+    assert attributes(copy / "directory/new") == {}
+    assert "n1: equal" in stack.run("verify", "work")
+
+
+def test_what_a_killed_mount_that_does_not_serve_them_had_changed_keeps_them(stack: Stack) -> None:
+    stack.start_hub()
+    stack.run("session", "create", "work")
+    tree = stack.session("work").tree
+    (tree / "file").write_bytes(b"content")
+    os.setxattr(tree / "file", "user.kept", b"1")
+    mount = stack.mount("work", "-o", "commit_interval_ms=10000")
+    copy = stack.start_node("n1", "work").copy("work")
+    stack.converge("work")
+    (mount / "file").write_bytes(b"other content")
+    process = Path(f"/proc/{stack.mount_pid('work')}")
+    os.kill(stack.mount_pid("work"), signal.SIGKILL)
+    eventually(lambda: not process.exists(), what="the mount did not end")
+    stack.mounts.remove(mount)
+    os.setxattr(tree / "file", "user.meanwhile", b"2")
+    stack.mount("work")
+    stack.converge("work")
+    assert (copy / "file").read_bytes() == b"other content"
+    assert attributes(copy / "file") == {"user.kept": b"1", "user.meanwhile": b"2"}
+    assert "n1: equal" in stack.run("verify", "work")
+
+
+def differing(stack: Stack, *arguments: str | Path) -> list[str]:
+    """What `ghostfs verify` names, which must not be nothing."""
+    done = subprocess.run(
+        [*GHOSTFS, *map(str, arguments), "verify", "work"],
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == ExitCode.DRIFT, done.stderr
+    return [line for line in done.stdout.splitlines() if "extended attributes" in line]
+
+
+def test_tampering_with_them_is_found_in_the_tree_and_in_the_copy(stack: Stack) -> None:
+    stack.start_hub()
+    mount = stack.mount("work", "--xattrs")
+    node = stack.start_node("n1", "work")
+    copy = node.copy("work")
+    (mount / "directory").mkdir()
+    (mount / "file").write_bytes(b"content")
+    for name in ("file", "directory"):
+        os.setxattr(mount / name, "user.kept", b"1")
+    stack.converge("work")
+    stack.run("verify", "work")
+    stack.run("--data-dir", node.data_dir, "verify", "work")
+    for root in (stack.session("work").tree, copy):
+        os.setxattr(root / "file", "user.kept", b"2")
+        os.removexattr(root / "directory", "user.kept")
+    assert differing(stack) == [
+        "directory: differs from the index in extended attributes",
+        "file: differs from the index in extended attributes",
+    ]
+    assert sorted(differing(stack, "--data-dir", node.data_dir)) == [
+        "directory: has other extended attributes: set again when its attributes change",
+        "file: has other extended attributes: set again when its attributes change",
+    ]
+    assert node.stop() == 0
+    node.arguments.append("--adopt-root")
+    node.start()
+    eventually(
+        lambda: attributes(copy / "file") == {"user.kept": b"1"}, what="the copy does not become whole"
+    )
+    eventually(lambda: attributes(copy / "directory") == {"user.kept": b"1"}, what="the copy is not whole")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
 """What a place of a copy holds, against what the index says it holds: one look, nothing changed.
 
-Owners and user attributes are not compared: a copy keeps them as far as its machine can. Times of directories
-are not either, because whatever their users do in them changes those.
+Owners are not compared: a copy keeps them as far as its machine can; nor are user attributes where its filesystem
+has none. Times of directories are not either, because whatever their users do in them changes those.
 """
 
 from __future__ import annotations
 
-__all__ = ["UNTRACKED", "Comparison", "listed", "open_file"]
+__all__ = ["UNTRACKED", "Comparison", "Held", "listed", "open_file"]
 
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 from ghostfs.content import scan
 from ghostfs.errors import Superseded
@@ -20,10 +20,12 @@ from ghostfs.mirror.replica.conflict import look, unchanged
 from ghostfs.mirror.replica.ownership import Owner
 from ghostfs.mirror.replica.reach import Reach
 from ghostfs.mirror.replica.steps import Place
-from ghostfs.mirror.syscalls import data_ranges, pread_exactly
+from ghostfs.mirror.syscalls import data_ranges, open_quietly, pread_exactly
+from ghostfs.mirror.xattrs import UserAttributes, decode_xattrs
 from ghostfs.model import HELD, ROOT, Inode, Kind
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _S = 1_000_000_000
 
 UNTRACKED = "is not the session's: it stays, whatever comes"
@@ -36,12 +38,21 @@ _UNKNOWN = "is named in the index, which knows nothing of it: the index is damag
 
 
 def open_file(directory: int, name: bytes) -> int:
-    """A descriptor for reading; the caller closes it.
+    """A descriptor for reading that leaves the access time; the caller closes it.
 
     Raises:
         OSError: it cannot be read, or is something else by now.
     """
-    return os.open(name, _READ, dir_fd=directory)
+    return open_quietly(name, _READ, dir_fd=directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an open file holds: the digest of its content, and whether its user attributes are those of its cell."""
+
+    digest: bytes | None
+    """None if it is being cut."""
+    same_attributes: bool
 
 
 class Comparison:
@@ -55,10 +66,17 @@ class Comparison:
         self._index = index
         self._owner = Owner("ignore", privileged=privileged)
         self._progress = progress
+        self._user_attributes = UserAttributes()
 
-    def digest(self, fd: int) -> bytes | None:
-        """The digest of an open file; None if it is being cut. For any thread."""
+    def held(self, row: Inode, fd: int) -> Held:
+        """What an open file of a cell holds. For any thread.
 
+        Raises:
+            OSError: it cannot be read.
+        """
+        return Held(self._digest(fd), self._same_attributes(row, fd))
+
+    def _digest(self, fd: int) -> bytes | None:
         def read(offset: int, length: int) -> bytes:
             data = pread_exactly(fd, length, offset)
             self._progress(len(data))
@@ -93,7 +111,7 @@ class Comparison:
             if wrong is None and row.kind is Kind.FILE:
                 fd = open_file(directory, place.name)
                 try:
-                    wrong = self.content(row, st, self.digest(fd))
+                    wrong = self.content(row, st, self.held(row, fd))
                 finally:
                     os.close(fd)
         except OSError as error:
@@ -111,16 +129,17 @@ class Comparison:
         if row.kind in (Kind.CHAR, Kind.BLOCK) and st.st_rdev != row.rdev:
             return _CHANGED
         if row.kind is Kind.DIRECTORY:
-            return self._attributes(row, st)
+            same = self._same_attributes(row, b"/proc/self/fd/%d/%s" % (directory, name))
+            return self._attributes(row, st, same=same)
         if self._is_apart(row, st):
             return _APART
         return None if row.kind is Kind.FILE else self._attributes(row, st)
 
-    def content(self, row: Inode, st: os.stat_result, digest: bytes | None) -> str | None:
-        """What is wrong with a file of the right size whose digest is known."""
-        if digest != row.digest:
+    def content(self, row: Inode, st: os.stat_result, held: Held) -> str | None:
+        """What is wrong with a file of the right size, of which is known what it holds."""
+        if held.digest != row.digest:
             return _DAMAGED if unchanged(st, row) else _CHANGED
-        return self._attributes(row, st)
+        return self._attributes(row, st, same=held.same_attributes)
 
     def _find(self, place: Place) -> tuple[int | None, os.stat_result | None]:
         try:
@@ -129,13 +148,23 @@ class Comparison:
         except (FileNotFoundError, NotADirectoryError):
             return None, None
 
-    def _attributes(self, row: Inode, st: os.stat_result) -> str | None:
+    def _same_attributes(self, row: Inode, where: int | bytes) -> bool:
+        """Whether an object has the user attributes of its cell, as far as its filesystem has any."""
+        found = self._user_attributes.read(where, row.kind)
+        if found == row.xattrs:
+            return True
+        missing = decode_xattrs(row.xattrs).keys() - decode_xattrs(found).keys()
+        return not all(self._user_attributes.keeps(where, name) for name in missing)
+
+    def _attributes(self, row: Inode, st: os.stat_result, *, same: bool = True) -> str | None:
         wrong = []
         if row.kind is not Kind.SYMLINK and stat.S_IMODE(st.st_mode) != self._owner.mode(row):
             wrong.append(f"mode {stat.S_IMODE(st.st_mode):o} instead of {self._owner.mode(row):o}")
         kept = (row.mtime_ns, row.mtime_ns // _S * _S)  # some filesystems keep whole seconds
         if row.kind is not Kind.DIRECTORY and st.st_mtime_ns not in kept:
             wrong.append("another time of modification")
+        if not same:
+            wrong.append("other extended attributes")
         return f"has {' and '.join(wrong)}: set again when its attributes change" if wrong else None
 
     def _is_apart(self, row: Inode, st: os.stat_result) -> bool:
@@ -155,4 +184,8 @@ def listed(directory: int) -> list[bytes]:
     Raises:
         OSError: it cannot be read.
     """
-    return [os.fsencode(name) for name in os.listdir(Path(f"/proc/self/fd/{directory}"))]
+    fd = open_quietly(b".", _LIST, dir_fd=directory)
+    try:
+        return [os.fsencode(name) for name in os.listdir(fd)]
+    finally:
+        os.close(fd)

@@ -27,7 +27,7 @@ from ghostfs.index import Index
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.owner import is_held
 from ghostfs.mirror.replica import root
-from ghostfs.mirror.replica.comparison import UNTRACKED, Comparison, listed, open_file
+from ghostfs.mirror.replica.comparison import UNTRACKED, Comparison, Held, listed, open_file
 from ghostfs.mirror.replica.conflict import look
 from ghostfs.mirror.replica.planlog import JOURNAL
 from ghostfs.mirror.replica.reach import Reach
@@ -185,16 +185,17 @@ class _Verification:
     def _walk(self, tops: list[InodeId], comparison: Comparison) -> None:
         """Looks at all that is below some directories, files hashed by a pool; what differs is suspect."""
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="verify")
-        window: deque[tuple[_File, Future[bytes | None]]] = deque()
+        window: deque[tuple[_File, Future[Held | None]]] = deque()
 
         def take() -> None:
             file, future = window.popleft()
-            if comparison.content(file.row, file.st, future.result()) is not None:
+            held = future.result()
+            if held is None or comparison.content(file.row, file.st, held) is not None:
                 self._suspects[file.place] = file.row.id
 
         try:
             for file in self._files(tops, comparison):
-                window.append((file, pool.submit(_digest_and_close, comparison, file.fd)))
+                window.append((file, pool.submit(_look_and_close, comparison, file)))
                 if len(window) >= 4 * self._workers:
                     take()
             while window:
@@ -309,10 +310,10 @@ class _Verification:
                 self._progress(self._read, max(self._total, self._read))
 
 
-def _digest_and_close(comparison: Comparison, fd: int) -> bytes | None:
+def _look_and_close(comparison: Comparison, file: _File) -> Held | None:
     try:
-        return comparison.digest(fd)
+        return comparison.held(file.row, file.fd)
     except OSError:
         return None
     finally:
-        os.close(fd)
+        os.close(file.fd)

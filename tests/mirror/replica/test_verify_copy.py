@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import pytest
 from ghostfs.content import BLOCK_SIZE
 from ghostfs.errors import DriftError, GhostError
 from ghostfs.index import Index
+from ghostfs.mirror import xattrs
 from ghostfs.mirror.replica import verify as replica_verify
 from ghostfs.mirror.replica.replica import ReplicaSettings
 from ghostfs.mirror.replica.verify import CopyReport, verify
+from ghostfs.mirror.xattrs import encode_xattrs
 from ghostfs.model import ROOT, Backing, Kind
 
 module: Any = replica_verify
@@ -132,6 +136,67 @@ def test_an_index_that_does_not_add_up(world: Any, tree: Path, monkeypatch: pyte
     report = verified(world)
     assert not report.ok
     assert (report.differences, report.recomputed) == ((), 7)
+
+
+@pytest.fixture
+def coloured(world: Any, tree: Path) -> Path:
+    """The tree, of which a file, an empty file and a directory have an attribute."""
+    hub = world.hub
+    for inode in (world.f, world.e, hub.file(ROOT, b"empty", b"")):
+        with hub.index.commit() as commit:
+            row = replace(hub.index.inode(inode), xattrs=encode_xattrs({b"user.colour": b"red"}))
+            commit.put_inode(row, attrs=True, content=False)
+    world.node.sync(hub)
+    assert verified(world).ok
+    return tree
+
+
+@pytest.mark.parametrize("path", ["d/f.txt", "d/e", "empty"])
+@pytest.mark.parametrize("how", ["changed", "added", "removed"])
+def test_extended_attributes_that_users_changed(world: Any, coloured: Path, path: str, how: str) -> None:
+    if how == "removed":
+        os.removexattr(coloured / path, "user.colour")
+    else:
+        os.setxattr(coloured / path, "user.colour" if how == "changed" else "user.more", b"x")
+    wrong = "has other extended attributes: set again when its attributes change"
+    assert found(verified(world)) == {path: wrong}
+    (coloured / path).chmod(0o700)
+    assert found(verified(world))[path].endswith(
+        "and other extended attributes: set again when its attributes change"
+    )
+
+
+def test_content_counts_more_than_attributes(world: Any, coloured: Path) -> None:
+    os.removexattr(coloured / "d/f.txt", "user.colour")
+    (coloured / "d/f.txt").write_bytes(b"FROM THE HUB")
+    assert "conflict copy" in found(verified(world))["d/f.txt"]
+
+
+def test_attributes_of_the_machines_own_are_no_difference(world: Any, coloured: Path) -> None:
+    os.setxattr(coloured / "d/f.txt", "trusted.own", b"x")
+    assert verified(world).ok
+
+
+@pytest.mark.parametrize("lists", [False, True], ids=["no list", "an empty list"])
+def test_a_filesystem_without_extended_attributes_is_no_difference(
+    world: Any, coloured: Path, monkeypatch: pytest.MonkeyPatch, lists: bool
+) -> None:
+    """Some say so when they are asked for the list, others only when they are asked for one of them."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(xattrs.os, "getxattr", refuse)
+    monkeypatch.setattr(xattrs.os, "listxattr", (lambda *_, **__: []) if lists else refuse)
+    assert verified(world).ok
+
+
+def test_verifying_moves_no_access_time(world: Any, tree: Path) -> None:
+    paths = [tree / "d/e/big", tree / "d/e"]
+    for path in paths:
+        os.utime(path, ns=(10**18, path.stat().st_mtime_ns))
+    assert verified(world).ok
+    assert [path.stat().st_atime_ns for path in paths] == [10**18] * 2
 
 
 @pytest.mark.allows_log("setuid_not_kept")
