@@ -24,12 +24,14 @@ from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.mirror.live.mirror import Mirror
+from ghostfs.mirror.syscalls import leave_access_time
 from ghostfs.model import ROOT, InodeId
 from ghostfs.names import NAME_MAX, OVERLAY
 
 _IGNORED_FLAGS: Final = ~(os.O_DIRECT | os.O_SYNC | os.O_APPEND | os.O_NOATIME)
 """Open flags that are the kernel's affair: it aligns and appends itself, and follows a synchronous write
-with a request to fsync."""
+with a request to fsync. `O_NOATIME` is set of what is open: of another user's file we cannot, and that is no
+reason to refuse who may."""
 
 _PRIVILEGED: Final = 0
 """Who has CAP_FSETID as far as a request tells: set-user-id survives what this user writes."""
@@ -223,6 +225,8 @@ class Operations(pyfuse3.Operations):
         inode, st, handle = self._mirror.create(
             parent, name, permissions, flags & _IGNORED_FLAGS, ctx.uid, ctx.gid
         )
+        if flags & os.O_NOATIME:
+            leave_access_time(handle.fd)
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle)), self._known(inode, st)
 
     @handler
@@ -232,6 +236,8 @@ class Operations(pyfuse3.Operations):
             file = self._overlay.open(inode, flags)
             return pyfuse3.FileInfo(fh=self._handles.add_overlay(file), keep_cache=False)
         handle = self._mirror.open_file(inode, flags & _IGNORED_FLAGS, keep_setid=ctx.uid == _PRIVILEGED)
+        if flags & os.O_NOATIME:
+            leave_access_time(handle.fd)
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle))
 
     @handler

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -361,3 +362,39 @@ def test_fsyncs_of_many_writers_overlap(here: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8))) == [14000 + 2000] * 8
+
+
+OLD = 1_000_000_000_000_000_000
+"""Older than the content, so that Linux moves it with the next read of the file below (`relatime`)."""
+
+
+def below(workspace: Any, name: str) -> Path:
+    path: Path = workspace.layout.tree / name
+    return path
+
+
+@pytest.mark.parametrize("made", ["opened", "created", "taken", "set later"])
+@pytest.mark.parametrize("quiet", [False, True], ids=["plain", "O_NOATIME"])
+def test_access_times_stay_for_whoever_asks_for_that(workspace: Any, made: str, quiet: bool) -> None:
+    path = workspace.path / "file"
+    flags = os.O_RDWR | (os.O_NOATIME if quiet else 0)
+    if made != "created":
+        path.write_bytes(b"content")
+        # What the kernel has cached it does not ask for.
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+    if made == "set later":
+        fd = os.open(path, os.O_RDWR)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        quiet = False  # the kernel does not tell us
+    else:
+        fd = os.open(path, flags | (os.O_CREAT if made != "opened" else 0), 0o644)
+    if made == "created":
+        os.write(fd, b"content")
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.utime(path, ns=(OLD, path.stat().st_mtime_ns))
+    assert os.pread(fd, 100, 0) == b"content"
+    os.close(fd)
+    assert (below(workspace, "file").stat().st_atime_ns == OLD) is quiet
+    assert (path.stat().st_atime_ns == OLD) is quiet

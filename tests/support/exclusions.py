@@ -43,8 +43,9 @@ EXCLUSIONS = (
     ),
     Exclusion(
         "access times",
-        "what is read moves the access time only when it is read from the disk, and listing a directory never does",
-        "the kernel leaves access times to the filesystem, and does not ask it for what it has cached",
+        "what is read moves the access time only when it is read from the disk, and listing a directory never does; "
+        "`O_NOATIME` counts from `open` on, and not where `fcntl` sets it later",
+        "the kernel leaves access times to the filesystem, and does not ask it for what it has cached, nor tell it of `fcntl`",
     ),
     Exclusion(
         "O_DIRECT",
