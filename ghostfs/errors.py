@@ -26,9 +26,11 @@ __all__ = [
     "SessionExists",
     "SessionNotFound",
     "Superseded",
+    "in_words",
 ]
 
 import enum
+import os
 
 
 class ExitCode(enum.IntEnum):
@@ -135,3 +137,15 @@ class PeerError(GhostError):
     """A hub, node or mount could not be reached, or refused."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+def in_words(error: Exception) -> str:
+    """What an error says to people, on one line: of an `OSError` the reason and the path, and no number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    paths = [
+        path for path in (error.filename, error.filename2) if isinstance(path, str | bytes | os.PathLike)
+    ]
+    # Names may be any bytes, which nothing that prints could take.
+    shown = " → ".join(os.fsencode(path).decode(errors="backslashreplace") for path in paths)
+    return f"{error.strerror}: {shown}" if shown else error.strerror

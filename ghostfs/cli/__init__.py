@@ -11,7 +11,7 @@ __all__ = ["main"]
 import click
 
 from ghostfs.cli.group import root
-from ghostfs.errors import ExitCode, GhostError
+from ghostfs.errors import ExitCode, GhostError, in_words
 
 _INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", _INTERRUPTED)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", ExitCode.FAILURE)
+        return _fail(in_words(error), ExitCode.FAILURE)
     return result if isinstance(result, int) else ExitCode.OK
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ghostfs.cli import options, output
+from ghostfs.errors import ExitCode, GhostError, in_words
 
 
 @click.command()
@@ -65,15 +66,27 @@ def umount(directories: tuple[Path, ...], **common: Any) -> None:
     """Unmount a session, after all of it is safe.
 
     Everything written is hashed and committed first; the command returns when the mount's process has
-    ended, and says so if not all could be committed. A directory whose mount was killed is freed.
+    ended, and says so if not all could be committed. A directory whose mount was killed is freed. Of several
+    directories each is tried; the exit code is that of the first that failed.
 
     \b
     Example:
       ghostfs umount ~/demo
     """
     options.load(**common)
+    failures: list[GhostError | OSError] = []
     for directory in directories:
-        _unmount(_absolute(directory))
+        try:
+            _unmount(_absolute(directory))
+        except (GhostError, OSError) as error:
+            failures.append(error)
+            if len(directories) > 1:
+                click.echo(f"ghostfs: {' '.join(in_words(error).split())}", err=True)
+    if failures and len(directories) == 1:
+        raise failures[0]
+    if failures:
+        first = failures[0]
+        raise click.exceptions.Exit(first.exit_code if isinstance(first, GhostError) else ExitCode.FAILURE)
 
 
 def _unmount(directory: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ghostfs.cli.output import hexadecimal
-from ghostfs.errors import GhostError, PeerError
+from ghostfs.errors import GhostError, PeerError, in_words
 from ghostfs.names import display
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def look_at(layout: SessionLayout, hub: HubStatus | None) -> MirrorView:
     except FileNotFoundError:
         problem = "it has no index yet: the next mount makes it"
     except (GhostError, OSError) as error:
-        problem = str(error)
+        problem = in_words(error)
     return MirrorView(
         name=layout.name,
         state_path=display(bytes(layout.state)),

@@ -14,7 +14,7 @@ import click
 from ghostfs import private
 from ghostfs.cli import options, output
 from ghostfs.cli.output import Column
-from ghostfs.errors import GhostError, SessionBusy, SessionNotFound
+from ghostfs.errors import GhostError, SessionBusy, SessionNotFound, in_words
 
 if TYPE_CHECKING:
     from ghostfs.cli.overview import MirrorView
@@ -201,7 +201,7 @@ def _end_memberships(data: DataDir, name: str) -> None:
         with Members.open(data.hub_db) as members:
             members.remove_session(name)
     except (GhostError, OSError) as error:
-        click.echo(f"ghostfs: the hub still counts the nodes of {name}: {error}", err=True)
+        click.echo(f"ghostfs: the hub still counts the nodes of {name}: {in_words(error)}", err=True)
 
 
 def _remove_leftovers(removed: Path, progress: Callable[[int], None]) -> None:
@@ -213,4 +213,4 @@ def _remove_leftovers(removed: Path, progress: Callable[[int], None]) -> None:
             remove_tree(left, progress)
         removed.rmdir()
     except OSError as error:
-        click.echo(f"ghostfs: {removed} holds leftovers of an earlier removal: {error}", err=True)
+        click.echo(f"ghostfs: {removed} holds leftovers of an earlier removal: {in_words(error)}", err=True)

@@ -19,7 +19,7 @@ import structlog
 import trio
 from google.protobuf.message import DecodeError
 
-from ghostfs.errors import GhostError
+from ghostfs.errors import GhostError, in_words
 from ghostfs.index import State
 from ghostfs.mirror.control import MAX_MESSAGE, PREFIX, frame
 from ghostfs.v1 import control_pb2 as pb
@@ -134,7 +134,7 @@ class ControlServer:
             state = self._owner.state()
             reply.epoch, reply.head = state.epoch, state.head
         except (GhostError, OSError) as error:
-            reply.error = str(error)
+            reply.error = in_words(error)
         except Exception:
             log.exception("control_request_failed")
             reply.error = "the mount failed to answer; its log says why"

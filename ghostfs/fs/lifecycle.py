@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from ghostfs.errors import GhostError, MountError, PeerError
+from ghostfs.errors import GhostError, MountError, PeerError, in_words
 from ghostfs.fs import preflight, process
 from ghostfs.fs.mounts import Mounted, detach, find, mounted, users_of
 from ghostfs.fs.options import MountOptions
@@ -181,7 +181,7 @@ def _check_clean(entry: Mounted, owner: str, trouble: str) -> None:
             if index.meta("clean") == "1":
                 return
     except (OSError, GhostError) as error:
-        trouble = trouble or str(error)
+        trouble = trouble or in_words(error)
     # Read after the index: if this is still the name, no later mount has changed the mark.
     if (entry.state / "owner.lock").read_text() == owner:
         raise MountError(

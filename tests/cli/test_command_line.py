@@ -16,7 +16,7 @@ import pytest
 from ghostfs import __version__
 from ghostfs.cli import main
 from ghostfs.cli.group import COMMANDS, root
-from ghostfs.errors import ExitCode
+from ghostfs.errors import ExitCode, GhostError, in_words
 
 CHECKOUT = Path(__file__).parents[2]
 HEAVY = (
@@ -182,3 +182,31 @@ def test_a_misspelt_variable_is_a_warning(
     monkeypatch.setenv("GHOSTFS_POL_US", "1")
     assert main(["--data-dir", str(tmp_path), "session", "list"]) == 0
     assert "GHOSTFS_POL_US" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(28, "No space left on device", b"/a\xff"), "No space left on device: /a\\xff"),
+        (OSError(18, "Invalid cross-device link", "/a", None, "/b"), "Invalid cross-device link: /a → /b"),
+        (OSError(9, "Bad file descriptor", 7), "Bad file descriptor"),
+        (OSError("somebody moves it"), "somebody moves it"),
+        (GhostError("do this"), "do this"),
+    ],
+)
+def test_errors_are_said_in_words(error: Exception, words: str) -> None:
+    assert in_words(error) == words
+
+
+def test_an_index_that_may_not_be_read_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device", "index.db")
+
+    assert main(["--data-dir", str(tmp_path), "session", "create", "demo"]) == 0
+    monkeypatch.setattr("ghostfs.index.Index.open", full)
+    assert main(["--data-dir", str(tmp_path), "session", "show", "demo"]) == 0
+    assert "No space left on device: index.db" in (shown := capsys.readouterr().out)
+    assert "Errno" not in shown

@@ -206,3 +206,16 @@ def test_a_node_without_its_hub_waits_and_ends_cleanly(stack: Stack) -> None:
     node = stack.start_node("n1", "demo")
     eventually(lambda: node.log.exists() and b'"ready"' in node.log.read_bytes(), what="it is not ready")
     assert node.stop() == 0
+
+
+def test_unmounting_several_tries_them_all(stack: Stack, tmp_path: Path) -> None:
+    first, last = stack.mount("first"), stack.mount("last")
+    done = call(stack, "umount", tmp_path / "a", first, tmp_path / "b", last)
+    assert done.returncode == ExitCode.MOUNT
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("ghostfs: ")] == [
+        f"ghostfs: {tmp_path / name} is not a mountpoint" for name in ("a", "b")
+    ]
+    assert not os.path.ismount(first)
+    assert not os.path.ismount(last)
+    stack.mounts.clear()

@@ -38,7 +38,7 @@ def test_it_goes_on_when_the_disk_does(small: Stack) -> None:
     assert (small.session("work").tree / "after").stat().st_size == 1_000_000
 
 
-UNCOMMITTED = "changes are not committed yet: [Errno 28] No space left on device"
+UNCOMMITTED = "changes are not committed yet: No space left on device"
 
 
 def until_full(write: Callable[[int], object]) -> None:

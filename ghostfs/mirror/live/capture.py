@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from ghostfs.content import EMPTY
-from ghostfs.errors import GhostError
+from ghostfs.errors import GhostError, in_words
 from ghostfs.index import Index, InodePut, RefusedCell, State
 from ghostfs.mirror.live.cells import cell_of
 from ghostfs.mirror.live.gather import Gatherer
@@ -198,9 +198,10 @@ class Capture:
 
     def _failed(self, error: Exception) -> None:
         self.stats.failures += 1
-        if self._trouble != str(error):
-            log.error("commit_failed", error=str(error), retry_after_s=_RETRY_AFTER)
-        self._trouble = str(error)
+        trouble = in_words(error)
+        if self._trouble != trouble:
+            log.error("commit_failed", error=trouble, retry_after_s=_RETRY_AFTER)
+        self._trouble = trouble
 
     def _carry(self, gathered: Gathered) -> int:
         """Into the index with it, or all back into the working set; the number of cells."""
