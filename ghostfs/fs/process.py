@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from ghostfs import errors, logs
-from ghostfs.errors import ExitCode, GhostError, MountError
+from ghostfs.errors import ExitCode, GhostError, MountError, in_words
 from ghostfs.fs.options import MountOptions
 from ghostfs.mirror.layout import DataDir
 
@@ -84,7 +84,8 @@ def main() -> int:
         return error.exit_code
     except Exception as error:
         log.exception("mount_failed")
-        _fail(report, "MountError", f"the mount failed: {error!r}; its log is {_log_file(options)}")
+        why = in_words(error) if isinstance(error, OSError) else repr(error)
+        _fail(report, "MountError", f"the mount failed: {why}; its log is {_log_file(options)}")
         return ExitCode.FAILURE
     return ExitCode.OK
 

@@ -201,6 +201,7 @@ def test_the_reason_of_a_failure_in_the_mount_process_arrives(workspaces: Worksp
     with pytest.raises(MountError) as refused:
         workspace.mount()
     assert str(workspace.layout.log_file) in one_line(refused)
+    assert "Error(" not in one_line(refused)
     assert find(workspace.path) is None
     workspace.layout.log_file.unlink()  # it holds the error, as it should
 
