@@ -10,5 +10,5 @@ The two know nothing of each other. What both stand on:
     syscalls    what Python's `os` lacks
     control     talking to the owner of a mirror
     privileges  what this process may do
-    xattrs      user attributes as a value
+    xattrs      user attributes: read, and as a value
 """
