@@ -134,6 +134,13 @@ class BlockMap:
         self.truncate(size)
         self.touch(before, size - before)
 
+    @property
+    def complete(self) -> bool:
+        """Whether a settle would read nothing: the digest of each block is known from what was written."""
+        if not self._stale:
+            return True
+        return len(self._stale) == 1 and self._next == self.size and self._next // BLOCK_SIZE in self._stale
+
     def begin_settle(self, *, guarded: bool = False, all_changed: bool = False) -> Settlement:
         """Everything that a block list of the present version needs.
 

@@ -28,6 +28,7 @@ import structlog
 import trio
 
 from ghostfs.errors import ConfigError, MountError
+from ghostfs.fs import libfuse
 from ghostfs.fs.control import ControlServer, Heads
 from ghostfs.fs.mounts import detach, find, source_name, users_of
 from ghostfs.fs.operations import Operations
@@ -177,6 +178,7 @@ class _Mount:
             fuse_options.add("allow_other")
         with self._signals_kept():
             _mount(self._operations, self._mountpoint, fuse_options)
+            libfuse.log_through()
             try:
                 return trio.run(self._serve)
             finally:

@@ -154,6 +154,7 @@ def test_any_history_settles_to_a_hash_from_scratch(history: list[Operation]) ->
     for name, *arguments in [*history, ("settle",)]:
         getattr(file, name)(*arguments)
         assert file.map.size == len(file.content)
+        assert file.map.complete == (file.map.begin_settle().pending == 0)
         assert file.map.bytes_hashed <= file.written + file.readable
         assert file.map.bytes_reread <= file.readable
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,29 +23,32 @@ class Namespace:
     """A mount namespace with an empty filesystem at `/mnt`, and a /dev/fuse for all. A context manager."""
 
     def __enter__(self) -> Self:
+        # Propagation is cut from its real root, which is not ours where the tests run in a chroot: entering
+        # the namespace leads to that, and `--root` back.
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "cat"],
+            ["unshare", "--mount", "--propagation", "unchanged", "cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert self._holder.stdin is not None
-        assert self._holder.stdout is not None
-        self._holder.stdin.write(b"\n")
-        self._holder.stdin.flush()
-        self._holder.stdout.read(1)  # it runs, so the namespace is there
-        self.shell(
-            "mount -t tmpfs -o mode=755 place /mnt; mknod -m 666 /mnt/fuse c 10 229; mount --bind /mnt/fuse /dev/fuse"
-        )
+        try:
+            assert self._holder.stdin is not None
+            assert self._holder.stdout is not None
+            self._holder.stdin.write(b"\n")
+            self._holder.stdin.flush()
+            self._holder.stdout.read(1)  # it runs, so the namespace is there
+            subprocess.run([*self._enter(), "--", "mount", "--make-rprivate", "/"], check=True)
+            self.shell(
+                "mount -t tmpfs -o mode=755 place /mnt; mknod -m 666 /mnt/fuse c 10 229; mount --bind /mnt/fuse /dev/fuse"
+            )
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._holder.stdin is not None
-        assert self._holder.stdout is not None
-        self._holder.stdin.close()
-        self._holder.stdout.close()
-        self._holder.wait()
+        self._end()
 
     def seen(self, path: str) -> Path:
         """How this process gets at a path in there."""
@@ -69,7 +73,8 @@ class Namespace:
 
     def run(self, *command: str, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command as a user, who may look anywhere: else the interpreter itself might be out of reach."""
-        enter = [_program("nsenter"), f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+        root = f"/proc/{self._holder.pid}/root"
+        enter = [*self._enter(), f"--root={root}", f"--wd={root}", "--"]
         who = [_program("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         who += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         return subprocess.run(
@@ -81,6 +86,17 @@ class Namespace:
             check=False,
             stdin=subprocess.DEVNULL,
         )
+
+    def _enter(self) -> list[str]:
+        return [_program("nsenter"), f"--mount=/proc/{self._holder.pid}/ns/mnt"]
+
+    def _end(self) -> None:
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        with suppress(BrokenPipeError):
+            self._holder.stdin.close()
+        self._holder.stdout.close()
+        self._holder.wait()
 
 
 def _program(name: str) -> str:

@@ -45,10 +45,13 @@ class Changed(Inodes):
 
     def stat_for_commit(self, record: Record) -> os.stat_result:
         """The attributes to be committed."""
-        return self._stat(record)
+        st = record.st = record.st or self._stat(record)
+        return st
 
     def stat_of_content(self, record: Record) -> os.stat_result:
         """The attributes to be committed with content: those of the file that was written, if it is open."""
+        if record.st is not None:
+            return record.st
         if record.settle_fd is not None:
             return os.fstat(record.settle_fd)
         if record.handles:
@@ -61,6 +64,11 @@ class Changed(Inodes):
 
     def xattrs_for_commit(self, record: Record) -> bytes:
         """The user attributes to be committed, encoded; where they may not be read, those that the index has."""
+        if record.xattrs is None:
+            record.xattrs = self._read_xattrs(record)
+        return record.xattrs
+
+    def _read_xattrs(self, record: Record) -> bytes:
         where: int | bytes
         if record.settle_fd is not None:
             where = record.settle_fd
@@ -71,6 +79,7 @@ class Changed(Inodes):
         try:
             return self._user_attributes.read(where, record.kind)
         except PermissionError:
+            record.st = None
             with self._rights.readable(record.name or b".", self._parent_fd(record)):
                 try:
                     return self._user_attributes.read(where, record.kind)
@@ -95,6 +104,7 @@ class Changed(Inodes):
         try:
             return open_quietly(record.name, _BACK, dir_fd=self._directories.fd(record.parent))
         except PermissionError:
+            record.st = None  # lending the right moves the time of the last change
             with self.reaching(record):
                 return self._rights.open_file(record.name, self._directories.fd(record.parent))
 

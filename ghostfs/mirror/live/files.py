@@ -119,8 +119,7 @@ class Files(Changed):
             if handle.writable:
                 record.writers -= 1
                 if record.writers == 0 and record.content_dirty and not record.unlinked:
-                    self._closed.keep(record, handle.fd)
-                    self._working.settle(record)
+                    self._closed_for_writing(record, handle.fd)
                     return
             if record.unlinked and record.known and record.kept_fd is None and not handles:
                 self._nameless.keep(record, handle.fd)
@@ -148,6 +147,17 @@ class Files(Changed):
             os.close(self._root_fd)
 
     # --- for the other operations, with the lock held ----------------------------------------------------
+
+    def _closed_for_writing(self, record: Record, fd: int) -> None:
+        """The last writer has closed by `fd`: its content settles. All is done here that needs a system call,
+        if nothing must be read back: in the capture thread, each would contend for the interpreter's lock."""
+        self._working.settle(record)
+        content = record.map
+        if content is not None and content.complete and record.settle_fd is None:
+            record.st = os.fstat(fd)
+            os.close(fd)
+        else:
+            self._closed.keep(record, fd)
 
     def _open_backing(self, record: Record, base: int, *, writable: bool) -> int:
         """Opens the backing file, for reading too where that is allowed, so that it can be settled."""

@@ -199,6 +199,7 @@ class Mirror(Files):
             if not record.unlinked:
                 self._working.announce_inode(record)
             fd = None if handle is None else handle.fd
+            st = None
             try:
                 if size is not None:
                     if mtime_ns is None and self.kernel_keeps_times:
@@ -208,10 +209,12 @@ class Mirror(Files):
                     if record.setid and not record.writers and caller not in (None, 0):
                         self._check_owner(record, caller)
                     uid = gid = _UNCHANGED
-                return self._change(record, fd, mode, uid, gid, atime_ns, mtime_ns)
+                st = self._change(record, fd, mode, uid, gid, atime_ns, mtime_ns)
             finally:
                 # Also when the second of two changes failed: the first one was made.
                 self._working.attrs_changed(record)
+                record.st = st
+            return st
 
     def getxattr(self, inode: InodeId, name: bytes) -> bytes:
         """The value of an extended attribute."""
@@ -232,6 +235,7 @@ class Mirror(Files):
             record = self._record(inode)
             path, follow = self._proc_path(record)
             self._working.announce_inode(record)
+            record.xattrs = None
             os.setxattr(path, name, value, flags, follow_symlinks=follow)
             self._working.attrs_changed(record)
 
@@ -241,6 +245,7 @@ class Mirror(Files):
             record = self._record(inode)
             path, follow = self._proc_path(record)
             self._working.announce_inode(record)
+            record.xattrs = None
             os.removexattr(path, name, follow_symlinks=follow)
             self._working.attrs_changed(record)
 
@@ -324,6 +329,8 @@ class Mirror(Files):
         record.attrs_dirty = True
         self._working.name_changed(directory, name, inode)
         self._working.attrs_changed(record)
+        record.st = st
+        record.xattrs = b""
         return st
 
     def _unmake(self, name: bytes, fd: int) -> None:

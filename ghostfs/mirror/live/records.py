@@ -43,8 +43,10 @@ class Record:
         "settle_fd",
         "settled_at",
         "settling",
+        "st",
         "synced",
         "writers",
+        "xattrs",
     )
 
     def __init__(self, inode: InodeId, parent: InodeId, name: bytes, st: os.stat_result) -> None:
@@ -69,6 +71,10 @@ class Record:
         """Kept open from the last writer's close until the content is settled."""
         self.kept_fd: int | None = None
         """Leads to what has no name any more (O_PATH, or a handle's that was closed) until the kernel forgets it."""
+        self.st: os.stat_result | None = None
+        """What stat(2) says of it, if that is known and nothing has changed since."""
+        self.xattrs: bytes | None = None
+        """Its user attributes, encoded, if they are known."""
         self.attrs_dirty = False
         self.content_dirty = False
         self.logged = -1

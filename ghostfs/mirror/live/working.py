@@ -99,6 +99,7 @@ class WorkingSet:
 
     def attrs_changed(self, record: Record) -> None:
         """Attributes of the inode have changed."""
+        record.st = None
         if record.unlinked:
             return
         record.attrs_dirty = True
@@ -108,6 +109,7 @@ class WorkingSet:
 
     def content_changed(self, record: Record) -> None:
         """Content of the inode has changed. Becomes ready when the file settles."""
+        record.st = None
         record.changed_at = now = time.monotonic()
         if not record.content_dirty:
             record.content_dirty = True

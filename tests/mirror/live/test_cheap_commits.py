@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -89,4 +90,28 @@ def test_many_commits_in_a_row_are_not_interrupted_by_it(live: Any) -> None:
     log = live.layout.index_db.with_name("index.db-wal")
     assert log.stat().st_size > 1000 * 4096  # where SQLite by itself would have done it
     assert head_without_the_log(live.layout.index_db, live.home / "aside.db") == before
+    live.settled()
+
+
+def test_new_files_are_committed_without_a_system_call_each(
+    live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would contend for the interpreter's lock with the thread that answers the kernel."""
+    live.mkdir("d")
+    live.drain()
+    for number in range(50):
+        live.write(f"d/file{number}", b"content %d" % number)
+    made: list[str] = []
+    for name in ("stat", "fstat", "lstat", "listxattr", "open", "close", "readlink", "dup"):
+        real = getattr(os, name)
+
+        def call(*arguments: Any, _name: str = name, _real: Any = real, **how: Any) -> Any:
+            made.append(_name)
+            return _real(*arguments, **how)
+
+        monkeypatch.setattr(os, name, call)
+    live.drain()
+    monkeypatch.undo()
+    assert made.count("stat") == 1  # the directory
+    assert len(made) < 10
     live.settled()

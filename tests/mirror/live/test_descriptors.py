@@ -56,12 +56,28 @@ def test_nor_do_files_that_must_be_read_back(live: Any) -> None:
     live.settled()
 
 
+def unfinished(live: Any, name: str) -> None:
+    """A closed file that must be read back."""
+    handle = live.create(name, b"a" * 100)
+    live.mirror.write(handle, 50, b"in the middle")
+    live.mirror.release(handle)
+
+
+def test_what_was_hashed_as_it_was_written_keeps_no_descriptor(live: Any) -> None:
+    live.write("warm", b"opens what is opened once")
+    live.drain()
+    before = open_descriptors()
+    live.write("file", b"x" * BLOCK_SIZE * 2)
+    assert open_descriptors() == before
+    live.settled()
+
+
 def test_the_first_files_closed_give_their_descriptors_up(thrifty: Any) -> None:
     thrifty.write("warm", b"opens what is opened once")
     thrifty.drain()
     before = open_descriptors()
     for number in range(100):
-        thrifty.write(f"file{number}", b"x")
+        unfinished(thrifty, f"file{number}")
     assert open_descriptors() == before + KEPT
     thrifty.drain()
     assert open_descriptors() == before
@@ -74,7 +90,7 @@ def patched(live: Any, name: str) -> Any:
     live.drain()
     live.mirror.forget(live.write(name, b"in the middle", 50))
     for number in range(KEPT + 1):
-        live.write(f"later{number}", b"x")
+        unfinished(live, f"later{number}")
     record = live.mirror._records[live.id(name)]
     assert record.settle_fd is None
     return record
@@ -145,12 +161,12 @@ def test_files_without_a_descriptor_are_found_where_they_are(
 
 def test_a_descriptor_is_kept_while_the_name_leads_elsewhere(thrifty: Any) -> None:
     """Somebody has put another file there behind the mount: the one that was written is the one that counts."""
-    thrifty.write("file", b"written")
+    unfinished(thrifty, "file")
     record = thrifty.mirror._records[thrifty.id("file")]
     path = thrifty.layout.tree / "file"
     path.rename(thrifty.layout.tree / "aside")
     for number in range(2 * KEPT):
-        thrifty.write(f"later{number}", b"x")
+        unfinished(thrifty, f"later{number}")
     assert record.settle_fd is not None
     (thrifty.layout.tree / "aside").rename(path)
     thrifty.settled()

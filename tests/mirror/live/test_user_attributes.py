@@ -36,6 +36,7 @@ def test_what_the_tree_has_stays_whatever_changes(
 ) -> None:
     inode = live.write("file", b"content")
     live.drain()
+    live.close()
     os.setxattr(live.layout.tree / "file", "user.colour", b"blue")
     os.setxattr(live.layout.tree / "file", "trusted.own", b"not for others")
     change(live, inode)
@@ -48,11 +49,16 @@ def test_what_the_tree_has_stays_whatever_changes(
 
 def test_of_a_file_that_is_open_and_of_a_directory(live: Any) -> None:
     directory = live.mkdir("d")
-    handle = live.create("d/file", b"content")
+    live.write("d/file", b"content")
+    live.drain()
+    live.close()
     os.setxattr(live.layout.tree / "d", "user.which", b"directory")
     os.setxattr(live.layout.tree / "d/file", "user.which", b"file")
     os.setxattr(live.layout.tree, "user.which", b"root")
-    live.mirror.setattr(ROOT, mode=0o750)
+    handle = live.mirror.open_file(live.id("d/file"), os.O_RDWR)
+    live.mirror.write(handle, 0, b"CONTENT")
+    for changed in (ROOT, directory):
+        live.mirror.setattr(changed, mode=0o750)
     live.drain()
     assert attributes(live, handle.inode) == {b"user.which": b"file"}
     assert attributes(live, directory) == {b"user.which": b"directory"}
@@ -96,19 +102,29 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return Calls(monkeypatch)
 
 
-def test_a_file_without_any_costs_one_look(live: Any, calls: Calls) -> None:
+def test_what_is_made_here_costs_no_look_and_what_was_there_costs_one(live: Any, calls: Calls) -> None:
+    live.write("old", b"content")
+    live.close()
     live.open()
     calls.since()
     inode = live.write("file", b"content")
+    live.mkdir("d")
     live.mirror.symlink(ROOT, b"link", b"file", 0, 0)
     live.drain()
-    assert calls.since() == ["listxattr"] * 2  # the file, the root; no symlink has any
+    assert calls.since() == ["listxattr"]  # the root
+    live.write("old", b"other")
     live.write("file", b"other")
     live.drain()
-    assert calls.since() == ["listxattr"]
-    live.mirror.setattr(inode, mode=0o600)
+    assert calls.since() == ["listxattr"]  # the old file
+    for changed in (inode, live.id("old"), ROOT):
+        live.mirror.setattr(changed, mode=0o700)
     live.drain()
-    assert calls.since() == ["listxattr"]
+    assert calls.since() == []
+    live.mirror.setxattr(inode, b"user.colour", b"blue")
+    live.drain()
+    assert calls.since() == ["listxattr", "getxattr"]
+    assert attributes(live, inode) == {b"user.colour": b"blue"}
+    live.settled()
 
 
 def test_a_filesystem_that_has_none_is_asked_once(live: Any, calls: Calls) -> None:
@@ -129,6 +145,7 @@ def test_one_that_goes_meanwhile_is_no_trouble(live: Any, monkeypatch: pytest.Mo
     """Nobody keeps others from the tree: between the list and the look it may be taken away."""
     inode = live.write("file", b"content")
     path = live.layout.tree / "file"
+    live.close()
     for name in ("user.first", "user.second"):
         os.setxattr(path, name, b"x")
     real = os.listxattr
