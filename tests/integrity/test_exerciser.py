@@ -9,9 +9,11 @@ import fcntl
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,13 +91,23 @@ def test_a_file_that_somebody_else_changes_is_noticed(
 ) -> None:
     path, lock = tmp_path / "file", tmp_path / "file.lock"
     command = [sys.executable, str(EXERCISER), str(path), "--operations=1000000000", "--processes=2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        eventually(lambda: path.exists() and path.stat().st_size, what="it did not begin")
-        with lock.open("r+b") as held, path.open("r+b") as file:
-            fcntl.lockf(held, fcntl.LOCK_EX)
-            damage(file.fileno())
-            fcntl.lockf(held, fcntl.LOCK_UN)
-        log = running.communicate(timeout=60)[1]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        try:
+            eventually(lambda: path.exists() and path.stat().st_size, what="it did not begin")
+            with lock.open("r+b") as held, path.open("r+b") as file:
+
+                def damaged_and_noticed() -> bool:
+                    """Once may not do: the file may just be empty, or be overwritten before it is read."""
+                    fcntl.lockf(held, fcntl.LOCK_EX)
+                    damage(file.fileno())
+                    fcntl.lockf(held, fcntl.LOCK_UN)
+                    return running.poll() is not None
+
+                eventually(damaged_and_noticed, what="it noticed nothing")
+            log = running.communicate(timeout=60)[1]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 1
     assert told in log
     assert re.search(r"seed 0, operation \d+: ", log)
