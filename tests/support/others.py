@@ -74,7 +74,7 @@ class Namespace:
     def run(self, *command: str, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command as a user, who may look anywhere: else the interpreter itself might be out of reach."""
         root = f"/proc/{self._holder.pid}/root"
-        enter = [*self._enter(), f"--root={root}", f"--wd={root}", "--"]
+        enter = [*self._enter(), f"--root={root}", f"--wd={root}{Path.cwd()}", "--"]
         who = [_program("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         who += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         return subprocess.run(

@@ -151,13 +151,13 @@ class Files(Changed):
     def _closed_for_writing(self, record: Record, fd: int) -> None:
         """The last writer has closed by `fd`: its content settles. All is done here that needs a system call,
         if nothing must be read back: in the capture thread, each would contend for the interpreter's lock."""
-        self._working.settle(record)
         content = record.map
         if content is not None and content.complete and record.settle_fd is None:
             record.st = os.fstat(fd)
             os.close(fd)
         else:
             self._closed.keep(record, fd)
+        self._working.settle(record)
 
     def _open_backing(self, record: Record, base: int, *, writable: bool) -> int:
         """Opens the backing file, for reading too where that is allowed, so that it can be settled."""
