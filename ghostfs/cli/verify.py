@@ -79,6 +79,8 @@ def verify(name: str, *, as_json: bool, **common: Any) -> None:
         if len(report.problems) > _SHOWN:
             click.echo(f"… and {output.count(len(report.problems) - _SHOWN)} more; --json shows all")
         click.echo(f"{name}: {output.count(report.inodes)} inodes, {output.size(report.bytes_read)} read")
+        if moving := report.changed_meanwhile:
+            click.echo(f"{name}: {output.count(moving)} changed meanwhile, and were not compared")
         for node, verdict in nodes.items():
             click.echo(f"{node}: {verdict}")
     what = []

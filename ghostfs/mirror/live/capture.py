@@ -177,6 +177,8 @@ class Capture:
             gathered = self._gatherer.gather(everything=bool(drains))
             if not gathered.empty:
                 cells = self._carry(gathered)
+            else:
+                self._gatherer.nothing_changed()
             if gathered.trouble is not None:
                 raise gathered.trouble
             self._trouble = None

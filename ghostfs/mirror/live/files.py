@@ -73,12 +73,16 @@ class Files(Changed):
             if record.settling is not None:
                 self.about_to_write(record, offset, len(data))
             before = os.fstat(handle.fd) if self.kernel_keeps_times else None
-            written = os.pwrite(handle.fd, data, offset)
-            if before is not None:
-                with suppress(PermissionError):  # another user's file; this time the kernel's comes later
-                    os.utime(handle.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            try:
+                written = os.pwrite(handle.fd, data, offset)
+            except OSError:
+                self._perhaps_changed(record, handle.fd, offset, len(data))
+                raise
             blocks.write(offset, data if written == len(data) else data[:written])
             self._working.content_changed(record)
+            if before is not None:
+                with suppress(OSError):  # it is written; and this time, the kernel's comes later
+                    os.utime(handle.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
             return written
 
     def fsync(self, handle: FileHandle, *, datasync: bool) -> None:
@@ -159,6 +163,16 @@ class Files(Changed):
             self._closed.keep(record, fd)
         self._working.settle(record)
 
+    def _perhaps_changed(self, record: Record, fd: int, offset: int, length: int) -> None:
+        """A change of content failed: what there is of it, the next settle finds out."""
+        content = self.map_of(record)
+        with suppress(OSError):
+            size = os.fstat(fd).st_size
+            if size != content.size:
+                content.resize_seen(size)
+        content.touch(offset, length)
+        self._working.content_changed(record)
+
     def _open_backing(self, record: Record, base: int, *, writable: bool) -> int:
         """Opens the backing file, for reading too where that is allowed, so that it can be settled."""
         if record.unlinked:
@@ -202,7 +216,12 @@ class Files(Changed):
         try:
             if record.settling is not None:
                 self.about_to_cut(record, size)
-            os.ftruncate(fd, size)
+            try:
+                os.ftruncate(fd, size)
+            except OSError:
+                if not record.unlinked:
+                    self._perhaps_changed(record, fd, 0, 0)
+                raise
             if blocks is not None and not record.unlinked:
                 blocks.truncate(size)
                 self._working.content_changed(record)

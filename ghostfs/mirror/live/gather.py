@@ -141,11 +141,13 @@ class Gatherer:
                 sealed.record.in_index = True
                 self._mirror.committed(sealed.record)
             self._close(gathered)
-            try:
-                working.compact_log()
-            except OSError as error:
-                # A log that is too long costs time after a kill, and nothing else.
-                log.warning("dirty_log_not_shortened", error=str(error))
+            self._shorten_log()
+
+    def nothing_changed(self) -> None:
+        """Nothing is to be committed: what dirty.log names was announced and then failed."""
+        with self._working.lock:
+            if self._working.logged_and_empty:
+                self._shorten_log()
 
     def leave_out(self, gathered: Gathered, refused: Sealed) -> None:
         """The index will not have this one: the commit goes on without it, and, if the index does not know it,
@@ -171,6 +173,13 @@ class Gatherer:
             self._give_back(gathered)
 
     # --- inside; the lock is held ----------------------------------------------------------------------
+
+    def _shorten_log(self) -> None:
+        try:
+            self._working.compact_log()
+        except OSError as error:
+            # A log that is too long costs time after a kill, and nothing else.
+            log.warning("dirty_log_not_shortened", error=str(error))
 
     def _due_at(self, record: Record) -> float:
         return self._rule.due_at(
