@@ -17,7 +17,7 @@ from __future__ import annotations
 
 __all__ = ["BlockMap"]
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from xxhash import xxh3_128
 
@@ -133,6 +133,15 @@ class BlockMap:
         before = self.size
         self.truncate(size)
         self.touch(before, size - before)
+
+    def seen_anew(self, size: int, data_ranges: Iterable[tuple[int, int]]) -> None:
+        """Nothing that is known counts any more: the file has this size, and is a hole but for these (offset, length)
+        ranges, whose blocks will be read. The cost follows them, and not the size."""
+        self._cut(0)
+        self.size = size
+        self.version += 1
+        for offset, length in data_ranges:
+            self.touch(offset, length)
 
     @property
     def complete(self) -> bool:

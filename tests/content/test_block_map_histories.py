@@ -33,6 +33,7 @@ operations = st.one_of(
     st.tuples(st.just("cut"), st.sampled_from([1, 99, 100, 4096, BLOCK_SIZE])),
     st.tuples(st.just("touch"), positions, lengths, fills),
     st.tuples(st.just("resize_unseen"), positions, fills),
+    st.tuples(st.just("seen_anew"), positions, positions, lengths, fills),
     st.tuples(st.just("settle")),
     st.tuples(st.just("begin")),
     st.tuples(st.just("read")),
@@ -102,6 +103,14 @@ class History:
         self.partly.update(range(len(self.content) // BLOCK_SIZE, -(-size // BLOCK_SIZE)))
         self.resize(size, fill)
         self.map.resize_seen(size)
+
+    def seen_anew(self, size: int, offset: int, length: int, fill: int) -> None:
+        """Somebody has put another file there: a hole, but for one range."""
+        self.content = bytearray(size)
+        end = min(offset + length, size)
+        self.content[offset:end] = bytes([fill]) * (end - offset)
+        self.partly.update(range(offset // BLOCK_SIZE, -(-end // BLOCK_SIZE)) if offset < end else ())
+        self.map.seen_anew(size, [(offset, length)] if offset < end else [])
 
     def resize(self, size: int, fill: int) -> None:
         before = len(self.content)

@@ -17,9 +17,10 @@ from ghostfs.content import BlockList, BlockMap, Settlement
 from ghostfs.mirror.live.changed import Changed
 from ghostfs.mirror.live.gathered import Taken
 from ghostfs.mirror.live.hashing import HashPool
+from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.mirror.live.working import WorkingSet
-from ghostfs.mirror.syscalls import pread_exactly
+from ghostfs.mirror.syscalls import data_ranges, pread_exactly
 
 _FEW = 4
 """Blocks that may be read back with the lock held: requests wait meanwhile."""
@@ -45,7 +46,7 @@ class Settling:
         settlement = content.begin_settle(guarded=True, all_changed=all_changed)
         if settlement.pending:
             taken.st = self._mirror.stat_of_content(record)
-            if _seen_otherwise(content, taken.st):
+            if self._changed_unseen(record, content, taken.st):
                 settlement = content.begin_settle(guarded=True, all_changed=all_changed)
             record.settling = settlement
         if all_changed:
@@ -102,7 +103,7 @@ class Settling:
             blocks = content.finish_settle(settlement)
             if blocks is not None:
                 return blocks, taken.st
-        if _seen_otherwise(content, st):
+        if self._changed_unseen(record, content, st):
             return None, st
         if content.version != settlement.version or settlement.spoiled:
             settlement = content.begin_settle()
@@ -128,11 +129,13 @@ class Settling:
         else:
             self._working.settle(record)
 
-
-def _seen_otherwise(content: BlockMap, st: os.stat_result) -> bool:
-    """Whether the file has another size than it was given through this mirror; then all of it is to be read."""
-    if content.size == st.st_size:
-        return False
-    content.resize_seen(st.st_size)
-    content.touch(0, st.st_size)
-    return True
+    def _changed_unseen(self, record: Record, content: BlockMap, st: os.stat_result) -> bool:
+        """Whether the file has another size than it was given through this mirror; then all of it is to be read."""
+        if content.size == st.st_size:
+            return False
+        fd = self._mirror.open_for_settle(record)
+        try:
+            content.seen_anew(st.st_size, data_ranges(fd, st.st_size))
+        finally:
+            os.close(fd)
+        return True

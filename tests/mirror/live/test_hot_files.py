@@ -299,3 +299,17 @@ def test_a_full_disk_under_the_spool_fails_no_settle(live: Any, monkeypatch: pyt
     assert live.owned.capture.stats.failures == 0
     live.mirror.release(hot.handle)
     live.settled()
+
+
+def test_a_vast_sparse_file_that_was_changed_unseen_costs_what_it_holds(live: Any) -> None:
+    inode = live.write("file", b"content")
+    live.drain()
+    with (live.layout.tree / "file").open("r+b") as behind:
+        behind.truncate(8 << 40)
+        behind.seek(4 << 40)
+        behind.write(b"far")
+    live.write("file", b"CONTENT")
+    content = live.mirror._records[inode].map
+    live.drain()
+    assert content.bytes_reread <= 2 * BLOCK_SIZE
+    live.settled()
