@@ -24,6 +24,7 @@ from ghostfs.mirror.live.rights import Rights, path_of
 from ghostfs.mirror.live.working import WorkingSet
 from ghostfs.mirror.syscalls import leave_access_time, open_quietly, pread_exactly
 from ghostfs.mirror.xattrs import UserAttributes
+from ghostfs.model import ROOT
 
 _CUT_MOST = 4
 """Blocks that a truncation may have to wait for; more, and the settle that wants them begins anew."""
@@ -66,26 +67,31 @@ class Changed(Inodes):
         """The user attributes to be committed, encoded; where they may not be read, those that the index has."""
         if record.xattrs is None:
             record.xattrs = self._read_xattrs(record)
+        if record.xattrs is None:
+            # Not to be remembered: they may be others by the time that they may be read.
+            row = self._index.inode_light(record.id) if record.in_index else None
+            return b"" if row is None else row.xattrs
         return record.xattrs
 
-    def _read_xattrs(self, record: Record) -> bytes:
+    def _read_xattrs(self, record: Record) -> bytes | None:
+        """The encoded user attributes; `None` if they may not be read, not even with rights that are lent."""
         where: int | bytes
         if record.settle_fd is not None:
             where = record.settle_fd
         elif record.handles:
             where = record.handles[-1].fd
         else:
-            where, _ = self._proc_path(record)
+            where, follow = self._proc_path(record)
+            if follow:  # the root: what is at the end of a path is not followed here
+                where += b"/."
         try:
             return self._user_attributes.read(where, record.kind)
         except PermissionError:
             record.st = None
-            with self._rights.readable(record.name or b".", self._parent_fd(record)):
-                try:
-                    return self._user_attributes.read(where, record.kind)
-                except PermissionError:
-                    row = self._index.inode_light(record.id) if record.in_index else None
-                    return b"" if row is None else row.xattrs
+            pinned = self._rights.readable(record.name or b".", self._parent_fd(record))
+            with pinned, contextlib.suppress(PermissionError):
+                return self._user_attributes.read(where, record.kind)
+        return None
 
     def open_for_settle(self, record: Record) -> int:
         """A descriptor of the caller's own from which the record's content can be read.
@@ -136,9 +142,26 @@ class Changed(Inodes):
 
     @contextlib.contextmanager
     def reaching(self, record: Record) -> Iterator[None]:
-        """Meanwhile the record's place can be looked at, though modes of directories of ours forbid that."""
-        with self._rights.way(self._directories, self._locate, record.parent):
+        """Meanwhile the record's place can be looked at, though modes of directories of ours forbid that.
+
+        The record itself is lent nothing: its attributes may be taken meanwhile.
+        """
+        if record.id == ROOT:
             yield
+            return
+        with self._rights.way(self._directories, self._locate, record.parent):
+            self._forget_times_of_way(record)
+            yield
+
+    def _forget_times_of_way(self, record: Record) -> None:
+        """Lending moves the time of the last change of the directories that lead to the record."""
+        at = record.parent
+        while True:
+            if (directory := self._records.get(at)) is not None:
+                directory.st = None
+            if at == ROOT:
+                return
+            at = self._locate(at)[0]
 
     def path(self, record: Record) -> str:
         """Where it is, for people."""

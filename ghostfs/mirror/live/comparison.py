@@ -119,7 +119,7 @@ class Comparison:
         with rights.readable(name, fd):
             cell, opened = self._look(inode, fd, name, st)
         # Lending and giving back has changed the change time: by this one it will be known again.
-        now = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        now = os.fstat(fd) if name == b"." else os.stat(name, dir_fd=fd, follow_symlinks=False)
         return replace(cell, backing=backing_of(now)), opened
 
     def _hash(self, item: ToHash) -> tuple[ToHash, BlockList]:

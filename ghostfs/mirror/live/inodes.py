@@ -205,8 +205,8 @@ class Inodes:
     def _proc_path(self, record: Record) -> tuple[bytes, bool]:
         """A path for calls that know no descriptors of directories, and whether to follow it to its end."""
         if record.id == ROOT:
-            return b"/proc/self/fd/%d/." % self._root_fd, False
-        if not record.unlinked:
+            return b"/proc/self/fd/%d" % self._root_fd, True
+        if not record.unlinked and not record.handles:
             return b"/proc/self/fd/%d/%s" % (self._directories.fd(record.parent), record.name), False
         return b"/proc/self/fd/%d" % self._fd_of_unlinked(record), True
 

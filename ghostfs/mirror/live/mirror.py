@@ -18,7 +18,7 @@ from ghostfs.content import BlockMap
 from ghostfs.mirror.live.files import OPEN_MASK, Files
 from ghostfs.mirror.live.records import FileHandle, Record
 from ghostfs.mirror.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
-from ghostfs.model import InodeId, Kind
+from ghostfs.model import ROOT, InodeId, Kind
 
 _SETID = stat.S_ISUID | stat.S_ISGID
 _UNCHANGED = -1
@@ -267,12 +267,14 @@ class Mirror(Files):
     ) -> os.stat_result:
         place: int | bytes
         parent_fd = None
+        if fd is None and record.handles:
+            fd = record.handles[-1].fd  # the way to its name may have been closed since
         if fd is not None:
             place = fd
-        elif record.unlinked:
+        elif record.unlinked or record.id == ROOT:
             place, _ = self._proc_path(record)
         else:
-            place, parent_fd = record.name or b".", self._parent_fd(record)
+            place, parent_fd = record.name, self._directories.fd(record.parent)
         follow = parent_fd is None
         if uid is not None or gid is not None:
             owner = (_UNCHANGED if uid is None else uid, _UNCHANGED if gid is None else gid)

@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["Rights", "path_of"]
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _PINNED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _SEARCH_AND_LIST = 0o500
 _READ_FILE = 0o400
 
@@ -42,31 +44,52 @@ class Rights:
         self._root_fd = root_fd
         self._root = os.readlink(b"/proc/self/fd/%d" % root_fd)
         self._lent = 0
+        self._left = b""
+        """Of the note: what could not be put back, for the next start."""
 
     def put_back(self) -> None:
-        """Gives what a killed process left lent the mode that it had. To be called before anything is lent."""
+        """Gives what a killed process left lent the mode that it had. To be called before anything is lent.
+
+        What cannot be given back now stays in the note; what is gone, or makes no sense, does not.
+        """
         try:
-            lines = self._note.read_bytes().splitlines(keepends=True)
+            said = self._note.read_bytes()
         except FileNotFoundError:
             return
+        lines = [line for line in said.splitlines(keepends=True) if line.endswith(b"\n")]
+        self._left = b"".join(lines)
+        os.truncate(self._note, len(self._left))
+        left = []
         # What is inside a directory that was opened up can be reached while that is still open.
         for line in reversed(lines):
-            if line.endswith(b"\n"):
-                try:
-                    self._put_one_back(line)
-                except (OSError, ValueError) as error:
-                    log.warning("mode_not_put_back", error=str(error))
-        self._note.unlink()
+            try:
+                self._put_one_back(line)
+            except (OSError, ValueError) as error:
+                log.warning("mode_not_put_back", error=str(error))
+                if isinstance(error, OSError) and error.errno not in _GONE:
+                    left.append(line)
+        self._left = b"".join(reversed(left))
+        if left:
+            new = self._note.with_name(self._note.name + ".new")
+            with open(new, "wb", opener=private.opener) as file:
+                file.write(self._left)
+            new.replace(self._note)
+        else:
+            self._note.unlink(missing_ok=True)
 
     def _put_one_back(self, line: bytes) -> None:
         ino, before, lent, path = line.rstrip(b"\n").split(b" ")
-        fd = os.open(bytes.fromhex(path.decode()) or b".", _PINNED, dir_fd=self._root_fd)
-        try:
-            now = os.fstat(fd)
+        below = bytes.fromhex(path.decode())
+        with contextlib.ExitStack() as undo:
+            at = self._root_fd
+            for name in below.split(b"/") if below else ():
+                # It may be closed again: the process was killed later, or what is in it had to wait.
+                undo.enter_context(self.lent(at, _SEARCH_AND_LIST))
+                at = os.open(name, _PINNED, dir_fd=at)
+                undo.callback(os.close, at)
+            now = os.fstat(at)
             if now.st_ino == int(ino) and stat.S_IMODE(now.st_mode) == int(lent, 8):
-                os.chmod(f"/proc/self/fd/{fd}", int(before, 8))
-        finally:
-            os.close(fd)
+                os.chmod(f"/proc/self/fd/{at}", int(before, 8))
 
     @contextlib.contextmanager
     def lent(self, fd: int, bits: int) -> Iterator[None]:
@@ -96,7 +119,7 @@ class Rights:
                 os.chmod(pinned, before)
                 self._lent -= 1
                 if self._lent == 0:
-                    self._note.unlink(missing_ok=True)
+                    self._clear_note()
         finally:
             os.close(own)
 
@@ -127,13 +150,24 @@ class Rights:
 
     @contextlib.contextmanager
     def readable(self, name: bytes, dir_fd: int) -> Iterator[int]:
-        """Meanwhile a file may be read, if it is ours; gives an O_PATH descriptor of it."""
-        pinned = os.open(name, _PINNED, dir_fd=dir_fd)
+        """Meanwhile a file may be read, if it is ours; gives an O_PATH descriptor of it.
+
+        The name `.` is the directory itself, which may be searched as well: it is reached through itself.
+        """
+        itself = name == b"."
+        pinned = os.dup(dir_fd) if itself else os.open(name, _PINNED, dir_fd=dir_fd)
         try:
-            with self.lent(pinned, _READ_FILE):
+            with self.lent(pinned, _SEARCH_AND_LIST if itself else _READ_FILE):
                 yield pinned
         finally:
             os.close(pinned)
+
+    def _clear_note(self) -> None:
+        """Nothing is lent: the note names what an earlier process left, where there is such, or goes."""
+        if self._left:
+            os.truncate(self._note, len(self._left))
+        else:
+            self._note.unlink(missing_ok=True)
 
     def _write_down(self, ino: int, before: int, lent: int, path: bytes) -> None:
         below = path[len(self._root) :].lstrip(b"/")

@@ -12,6 +12,7 @@ __all__ = ["Ending", "MirrorSettings", "OwnedMirror", "Recovery", "create_sessio
 import contextlib
 import enum
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ from ghostfs.mirror.syscalls import boot_id, syncfs
 from ghostfs.model import InodeId
 
 log = structlog.get_logger(__name__)
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _WRITEBACK_NS = 60_000_000_000
 """Longer than Linux keeps dirty pages (30 s, and 5 s between two looks): what was written before this
@@ -121,6 +124,7 @@ class OwnedMirror:
         self.layout = layout
         self.recovery = recovery
         self._lock = lock
+        self._rights = rights
         self._index = index
         self._pool = pool
         self._dirty_log = DirtyLog(layout.dirty_log)
@@ -211,7 +215,7 @@ class OwnedMirror:
             if not clean:
                 return False
             try:
-                syncfs_of(self.layout)
+                syncfs_of(self.layout, self._rights)
                 _mark(self.layout, clean=True)
                 # It may still name what was announced and failed, which is nothing to look at.
                 self._dirty_log.reset(self.working.unreadable)
@@ -221,13 +225,32 @@ class OwnedMirror:
         return True
 
 
-def syncfs_of(layout: SessionLayout) -> None:
-    """Makes a session's tree durable."""
-    fd = os.open(layout.tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def syncfs_of(layout: SessionLayout, rights: Rights) -> None:
+    """Makes a session's tree durable, also where its owner may not read the root of it.
+
+    Raises:
+        OSError: it cannot be opened, or as syncfs(2).
+    """
+    try:
+        fd = os.open(layout.tree, _FOLDER)
+    except PermissionError:
+        fd = _open_on_filesystem_of(layout, rights)
     try:
         syncfs(fd)
     finally:
         os.close(fd)
+
+
+def _open_on_filesystem_of(layout: SessionLayout, rights: Rights) -> int:
+    """A descriptor of something on the filesystem of a tree whose root may not be read."""
+    if os.stat(layout.tree).st_dev == os.stat(layout.staging).st_dev:
+        return os.open(layout.staging, _FOLDER)
+    root = os.open(layout.tree, os.O_PATH | _FOLDER)
+    try:
+        with rights.lent(root, stat.S_IRUSR):
+            return os.open(layout.tree, _FOLDER)
+    finally:
+        os.close(root)
 
 
 def _mark(layout: SessionLayout, *, clean: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ghostfs.mirror.live.verify import verify
 from ghostfs.model import NEVER, ROOT, InodeId, Kind
 
 UID, GID = os.geteuid(), os.getegid()
+NOBODY = 65534
 RDWR = os.O_RDWR
 
 
@@ -189,6 +192,35 @@ class Live:
         assert self.owned.working.empty
 
 
+class AsNobody:
+    """Runs something with one session in a process without rights, to which the session belongs."""
+
+    def __init__(self, home: Path, live_class: Callable[..., Any]) -> None:
+        self.tree = home / "sessions/s/tree"
+        self._home = home
+        self._live = live_class
+
+    def __call__(self, history: Callable[[Any], None], **settings: Any) -> None:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(reading)
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+                history(self._live(self._home, made=self.tree.is_dir(), **settings))
+            except BaseException:
+                os.write(writing, traceback.format_exc().encode()[-60_000:])
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            trouble = said.read()
+        os.waitpid(child, 0)
+        assert not trouble, trouble
+
+
 def consistent(delta: Delta) -> None:
     """What followers may rely on in every commit: each cell's parent and inode are there, no directory is in
     two places."""
@@ -282,3 +314,16 @@ def invariants() -> Callable[[Delta], None]:
 @pytest.fixture(scope="session")
 def tree_of() -> Callable[[Path], dict[bytes, tuple[Any, ...]]]:
     return on_disk
+
+
+@pytest.fixture
+def as_nobody(live_class: Callable[..., Any], tmp_path: Path) -> Iterator[AsNobody]:
+    # What is imported when it is first needed may lie where others cannot read.
+    first = live_class(tmp_path)
+    first.write("file", b"content")
+    first.settled()
+    first.close()
+    home = Path(tempfile.mkdtemp(prefix="ghostfs-test-"))
+    os.chown(home, NOBODY, NOBODY)
+    yield AsNobody(home, live_class)
+    shutil.rmtree(home)

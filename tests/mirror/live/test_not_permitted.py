@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -22,49 +17,8 @@ from ghostfs.mirror.syscalls import leave_access_time
 from ghostfs.mirror.xattrs import decode_xattrs
 from ghostfs.model import NEVER, Kind
 
-NOBODY = 65534
-
-
-class AsNobody:
-    """Runs something with one session in a process without rights, to which the session belongs."""
-
-    def __init__(self, home: Path, live_class: Callable[..., Any]) -> None:
-        self.tree = home / "sessions/s/tree"
-        self._home = home
-        self._live = live_class
-
-    def __call__(self, history: Callable[[Any], None], **settings: Any) -> None:
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(reading)
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-                history(self._live(self._home, made=self.tree.is_dir(), **settings))
-            except BaseException:
-                os.write(writing, traceback.format_exc().encode()[-60_000:])
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading) as said:
-            trouble = said.read()
-        os.waitpid(child, 0)
-        assert not trouble, trouble
-
-
-@pytest.fixture
-def as_nobody(live_class: Callable[..., Any], tmp_path: Path) -> Iterator[AsNobody]:
-    # What is imported when it is first needed may lie where others cannot read.
-    first = live_class(tmp_path)
-    first.write("file", b"content")
-    first.settled()
-    first.close()
-    home = Path(tempfile.mkdtemp(prefix="ghostfs-test-"))
-    os.chown(home, NOBODY, NOBODY)
-    yield AsNobody(home, live_class)
-    shutil.rmtree(home)
+if TYPE_CHECKING:
+    from conftest import AsNobody
 
 
 def change_in_a_directory_that_is_closed_then(live: Any) -> None:
