@@ -322,7 +322,7 @@ class Mirror(Files):
                         os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
                     st = os.stat(name, dir_fd=fd, follow_symlinks=False) if file is None else os.fstat(file)
         except OSError:
-            self._unmake(name, fd)
+            self._unmake(directory, name, fd)
             raise
         record = self._records[inode] = Record(inode, directory.id, name, st)
         record.known = True
@@ -335,11 +335,14 @@ class Mirror(Files):
         record.xattrs = b""
         return st
 
-    def _unmake(self, name: bytes, fd: int) -> None:
+    def _unmake(self, directory: Record, name: bytes, fd: int) -> None:
+        """Takes away what was made in vain; the directory's times have moved all the same."""
         try:
             os.unlink(name, dir_fd=fd)
         except IsADirectoryError:
             os.rmdir(name, dir_fd=fd)
+        finally:
+            self._working.attrs_changed(directory)
 
     def _remove(self, parent: InodeId, name: bytes, *, directory: bool) -> InodeId:
         with self._lock:

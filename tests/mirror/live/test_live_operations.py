@@ -351,6 +351,28 @@ def test_a_failed_making_leaves_nothing(live: Any, monkeypatch: pytest.MonkeyPat
     live.settled()
 
 
+@pytest.mark.parametrize("removable", [True, False])
+def test_the_times_that_a_failed_making_moved_are_captured(
+    live: Any, monkeypatch: pytest.MonkeyPatch, removable: bool
+) -> None:
+    directory = live.mkdir("dir")
+    live.mirror.setattr(directory, mtime_ns=5)
+    live.drain()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EINVAL, "no such owner")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chown", refuse)
+        if not removable:
+            patch.setattr(os, "unlink", refuse)
+        fails(errno.EINVAL, lambda: live.mirror.mknod(directory, b"new", 0o10644, 0, NOBODY, GID))
+    live.drain()
+    assert live.indexed()[b"/dir"][4] == (live.layout.tree / "dir").stat().st_mtime_ns != 5
+    if removable:
+        live.settled()
+
+
 def test_every_kind_is_in_the_index(live: Any) -> None:
     for name, mode in ((b"fifo", stat.S_IFIFO), (b"socket", stat.S_IFSOCK), (b"file", stat.S_IFREG)):
         live.mirror.mknod(ROOT, name, mode | 0o600, 0, UID, GID)
