@@ -7,13 +7,14 @@ __all__ = ["FetchServer", "Turn"]
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ghostfs import metrics
 from ghostfs.content import BLOCK_SIZE
 from ghostfs.errors import Superseded
 from ghostfs.mesh.blockmessage import BlockMessage, encode_block
-from ghostfs.mesh.blocks import BlockReader, BlockUnavailable
+from ghostfs.mesh.blocks import PATIENCE_SECONDS, BlockReader, BlockUnavailable, FileUnavailable
 from ghostfs.mesh.compression import Compressor
 from ghostfs.mesh.workers import Workers, dropped
 from ghostfs.model import InodeId
@@ -21,10 +22,6 @@ from ghostfs.v1 import mesh_pb2 as pb
 
 _GROUP_BYTES = 1 << 20
 """Read in one turn of a worker, so that handing over costs little and a waiting reader little memory."""
-
-PATIENCE_SECONDS = 5.0
-"""How long one request waits, in all, for files that are not where the index says: a rename is committed
-far sooner, if its owner lives."""
 
 _FIRST_WAIT = 0.01
 _LONGEST_WAIT = 0.25
@@ -53,6 +50,8 @@ class FetchServer:
     """Serves requests through one pool of threads."""
 
     def __init__(self, workers: Workers, *, patience: float = PATIENCE_SECONDS) -> None:
+        """`patience` is for how many seconds one request waits, in all, for a tree that cannot be read at all;
+        how long for one file is the reader's business."""
         self._workers = workers
         self._patience = patience
 
@@ -61,15 +60,17 @@ class FetchServer:
     ) -> AsyncIterator[Turn]:
         """The blocks in the order wanted; the next are read while the last are sent. Closes the reader."""
         groups = _groups(request.wants)
-        waiting = _Patience(self._patience)
+        work = _Request(
+            reader, compressor, _Patience(self._patience), {want.inode for want in request.wants}
+        )
         ahead: asyncio.Task[Turn] | None = None
         try:
             for position, group in enumerate(groups):
                 if ahead is None:
-                    ahead = self._start(group, reader, compressor, waiting)
+                    ahead = asyncio.create_task(self._group(group, work))
                 turn = await ahead
                 following = groups[position + 1] if position + 1 < len(groups) else None
-                ahead = None if following is None else self._start(following, reader, compressor, waiting)
+                ahead = None if following is None else asyncio.create_task(self._group(following, work))
                 metrics.BLOCKS_SENT.labels(request.session).inc(turn.blocks)
                 metrics.BYTES_SENT.labels(request.session).inc(turn.bytes)
                 metrics.BLOCKS_SUPERSEDED.labels(request.session).inc(turn.superseded)
@@ -79,34 +80,22 @@ class FetchServer:
                 await dropped(ahead)
             await self._workers.run_to_end(reader.close)
 
-    def _start(
-        self,
-        group: Sequence[tuple[int, pb.Want]],
-        reader: BlockReader,
-        compressor: Compressor,
-        waiting: _Patience,
-    ) -> asyncio.Task[Turn]:
-        return asyncio.create_task(self._group(group, reader, compressor, waiting))
-
-    async def _group(
-        self,
-        group: Sequence[tuple[int, pb.Want]],
-        reader: BlockReader,
-        compressor: Compressor,
-        waiting: _Patience,
-    ) -> Turn:
+    async def _group(self, group: Sequence[tuple[int, pb.Want]], work: _Request) -> Turn:
         turn = Turn()
-        while len(turn.messages) < len(group):
+        while True:
             rest = group[len(turn.messages) :]
-            await self._workers.run_to_end(_read, rest, reader, compressor, turn)
-            if len(turn.messages) < len(group) and not await waiting.wait():
+            trouble = await self._workers.run_to_end(_read, rest, work, turn)
+            if trouble is None:
+                return turn
+            if isinstance(trouble, FileUnavailable):
+                await work.waiting.pause()
+            elif not await work.waiting.wait():
                 position, _ = group[len(turn.messages)]
                 turn.add(BlockMessage(position, pb.Block.UNAVAILABLE))
-        return turn
 
 
 class _Patience:
-    """Waits between tries, ever longer, up to a deadline that the first wait sets."""
+    """Waits between tries, ever longer; `wait` up to a deadline that the first one sets."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -120,25 +109,47 @@ class _Patience:
             self._deadline = now + self._seconds
         if now >= self._deadline:
             return False
-        await asyncio.sleep(min(self._next, self._deadline - now))
-        self._next = min(_LONGEST_WAIT, self._next * 2)
+        await self._sleep(self._deadline - now)
         return True
 
+    async def pause(self) -> None:
+        """One wait, however long there were others before."""
+        await self._sleep(_LONGEST_WAIT)
 
-def _read(
-    group: Sequence[tuple[int, pb.Want]], reader: BlockReader, compressor: Compressor, turn: Turn
-) -> None:
-    """Adds the group's blocks up to the first that is unavailable."""
-    for position, want in group:
-        try:
-            data = reader.read(InodeId(want.inode), want.index, want.digest)
-        except Superseded:
-            turn.add(BlockMessage(position, pb.Block.SUPERSEDED))
-        except BlockUnavailable:
-            break
-        else:
-            encoding, packed = compressor.encode(data)
-            turn.add(BlockMessage(position, pb.Block.OK, encoding, packed))
+    async def _sleep(self, most: float) -> None:
+        await asyncio.sleep(min(self._next, most))
+        self._next = min(_LONGEST_WAIT, self._next * 2)
+
+
+@dataclass(slots=True)
+class _Request:
+    """What all turns of one request share; `unsought` are its inodes until something was amiss with one."""
+
+    reader: BlockReader
+    compressor: Compressor
+    waiting: _Patience
+    unsought: set[int]
+
+
+def _read(group: Sequence[tuple[int, pb.Want]], work: _Request, turn: Turn) -> BlockUnavailable | None:
+    """Adds the group's blocks up to the first that is unavailable, and returns what was amiss with that."""
+    try:
+        for position, want in group:
+            try:
+                data = work.reader.read(InodeId(want.inode), want.index, want.digest)
+            except Superseded:
+                turn.add(BlockMessage(position, pb.Block.SUPERSEDED))
+            else:
+                encoding, packed = work.compressor.encode(data)
+                turn.add(BlockMessage(position, pb.Block.OK, encoding, packed))
+    except FileUnavailable as trouble:
+        unsought, work.unsought = work.unsought, set()
+        with suppress(BlockUnavailable):
+            work.reader.seek(InodeId(inode) for inode in unsought)
+        return trouble
+    except BlockUnavailable as trouble:
+        return trouble
+    return None
 
 
 def _groups(wants: Sequence[pb.Want]) -> list[list[tuple[int, pb.Want]]]:

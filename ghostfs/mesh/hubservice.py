@@ -18,7 +18,7 @@ from ghostfs import __version__, metrics
 from ghostfs.content import DIGEST_SIZE
 from ghostfs.errors import InvalidCell, SessionNotFound
 from ghostfs.index import Members
-from ghostfs.mesh.blocks import BlockReader
+from ghostfs.mesh.blocks import PATIENCE_SECONDS, BlockReader
 from ghostfs.mesh.calls import Calls
 from ghostfs.mesh.codec import check_number
 from ghostfs.mesh.compression import Compressor, is_local
@@ -49,10 +49,12 @@ _PATIENCE_SECONDS = 0.4
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """Plain values; `compression` is auto, on or off."""
+    """Plain values; `compression` is auto, on or off, `patience` how many seconds a file is waited for that is not
+    where the index says."""
 
     compression: str = "auto"
     read_threads: int = 4
+    patience: float = PATIENCE_SECONDS
     limits: HubLimits = field(default_factory=HubLimits)
 
 
@@ -75,7 +77,7 @@ class HubService:
         self._snapshots = SnapshotStore(data.snapshots, self._freezing)
         self._sources = Sources(data, self._indexing, self._snapshots)
         self._keeping: list[asyncio.Task[None]] = []
-        self._fetching = FetchServer(self._reading)
+        self._fetching = FetchServer(self._reading, patience=settings.patience)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Have a server, which has not been started, serve this."""
@@ -177,7 +179,9 @@ class HubService:
             node_id = _node_id(request.node_id)
             _check_wants(request.wants)
             source = self._sources.existing(request.session)
-            reader = BlockReader(source.layout, source.indexes, source.forbidden)
+            reader = BlockReader(
+                source.layout, source.indexes, source.forbidden, patience=self._settings.patience
+            )
             compressor = self._compressor(node_id, context.peer())
             sent = self._roster.of(request.session, node_id).sent
             async for turn in self._fetching.turns(request, reader, compressor):
