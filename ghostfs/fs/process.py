@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["main", "start"]
 
+import errno
 import faulthandler
 import json
 import os
@@ -72,20 +73,19 @@ def main() -> int:
     request = json.loads(sys.stdin.read())
     if os.fork():
         os._exit(0)
-    report = int(request["report"])
-    os.set_inheritable(report, False)
+    report = _Report(int(request["report"]))
     options = MountOptions.from_json(request["options"])
     try:
         _take_over_output(_log_file(options), options)
-        serve(options, Path(request["mountpoint"]), lambda: _say(report, {"ready": os.getpid()}))
+        serve(options, Path(request["mountpoint"]), lambda: report.say({"ready": os.getpid()}))
     except GhostError as error:
         log.error("mount_failed", error=str(error))  # noqa: TRY400 (the message says all)
-        _fail(report, type(error).__name__, str(error))
+        report.fail(type(error).__name__, str(error))
         return error.exit_code
     except Exception as error:
         log.exception("mount_failed")
         why = in_words(error) if isinstance(error, OSError) else repr(error)
-        _fail(report, "MountError", f"the mount failed: {why}; its log is {_log_file(options)}")
+        report.fail("MountError", f"the mount failed: {why}; its log is {_log_file(options)}")
         return ExitCode.FAILURE
     return ExitCode.OK
 
@@ -104,13 +104,30 @@ def _take_over_output(file: Path, options: MountOptions) -> None:
     faulthandler.enable()
 
 
-def _say(report: int, answer: dict[str, object]) -> None:
-    os.write(report, json.dumps(answer).encode() + b"\n")
-    os.close(report)
+class _Report:
+    """The way back to the starter, for one answer: its descriptor's number is another file's soon after."""
 
+    def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)
+        self._fd: int | None = fd
 
-def _fail(report: int, kind: str, message: str) -> None:
-    try:
-        _say(report, {"error": message, "kind": kind})
-    except OSError:
-        log.debug("nobody_listens")  # it failed after it was ready, or the starter has gone
+    def say(self, answer: dict[str, object]) -> None:
+        """Answers.
+
+        Raises:
+            OSError: the starter has gone, or has its answer.
+        """
+        if self._fd is None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        fd, self._fd = self._fd, None
+        try:
+            os.write(fd, json.dumps(answer).encode() + b"\n")
+        finally:
+            os.close(fd)
+
+    def fail(self, kind: str, message: str) -> None:
+        """Answers why there is no mount, if that is still to be answered; the log has it in any case."""
+        try:
+            self.say({"error": message, "kind": kind})
+        except OSError:
+            log.debug("nobody_listens")  # it failed after it was ready, or the starter has gone
