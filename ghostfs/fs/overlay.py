@@ -101,7 +101,7 @@ class Overlay:
             return self._top_entry() if name == OVERLAY else NO_ENTRY
         if parent == _TOP and name == _IGNORE_NAME:
             return self._ignore_entry()
-        path = self._paths[parent] + b"/" + name
+        path = self._path(parent) + b"/" + name
         try:
             st = os.lstat(self._source + path)
         except (FileNotFoundError, NotADirectoryError):
@@ -155,10 +155,13 @@ class Overlay:
                 del self._inodes[path]
 
     def _backing(self, inode: int) -> bytes:
+        return self._source + self._path(inode)
+
+    def _path(self, inode: int) -> bytes:
         path = self._paths.get(inode)
         if path is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return self._source + path
+        return path
 
     def _top_entry(self) -> pyfuse3.EntryAttributes:
         try:

@@ -273,6 +273,17 @@ def test_a_registry_that_is_not_there_is_an_empty_one(kernel: Kernel, listed: An
     bare("releasedir", fh)
 
 
+def test_a_directory_of_the_overlay_that_was_forgotten_is_stale(kernel: Kernel) -> None:
+    skills = kernel("lookup", ROOT, b".skills", CALLER).st_ino
+    pdf = kernel("lookup", skills, b"pdf", CALLER).st_ino
+    fh = kernel("opendir", pdf, CALLER)
+    kernel("forget", [(pdf, 1)])
+    assert kernel.refusal("lookup", pdf, b"SKILL.md", CALLER) == errno.ESTALE
+    assert kernel.refusal("getattr", pdf, CALLER) == errno.ESTALE
+    kernel("releasedir", fh)
+    assert kernel.operations.bugs == 0
+
+
 def test_a_fold_of_the_overlays_name_is_not_there(kernel: Kernel) -> None:
     (kernel.owned.layout.tree / ".SKILLS").mkdir()
     assert kernel("lookup", ROOT, b".SKILLS", CALLER).st_ino == 0
