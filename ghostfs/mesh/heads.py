@@ -62,7 +62,7 @@ class HeadWatch:
         self.session = session
         self.head: Head | None = None
         """None until the index was read, and when there is none."""
-        self.problem: GhostError | OSError | None = None
+        self.problem: Exception | None = None
         """Why the index cannot be read."""
         self.subscribed = False
         self._socket = control_socket
@@ -140,7 +140,10 @@ class HeadWatch:
     async def _poll(self) -> None:
         while True:
             self._kick.clear()
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - logged whole; whoever follows the session waits for the next look
+                self._trouble(error)
             self._looked.set()
             settled = time.monotonic() - self._changed_at > _SETTLING_SECONDS
             wait = _POLL_SUBSCRIBED_SECONDS if self.subscribed and settled else POLL_SECONDS
@@ -174,9 +177,10 @@ class HeadWatch:
             state = index.state()
         return Head(state.epoch, state.head), state.committed_ns
 
-    def _trouble(self, error: GhostError | OSError) -> None:
+    def _trouble(self, error: Exception) -> None:
         if str(error) != str(self.problem) and not isinstance(error, SessionNotFound):
-            log.error("index_unreadable", session=self.session, error=str(error))
+            trace = None if isinstance(error, GhostError | OSError) else error
+            log.error("index_unreadable", session=self.session, error=str(error), exc_info=trace)
         self.problem = error
         self._wake()
 

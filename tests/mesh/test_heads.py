@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ghostfs.errors import SessionNotFound
-from ghostfs.index import Index
+from ghostfs.index import Index, State
 from ghostfs.mesh.heads import POLL_SECONDS, Head, HeadWatch
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.owner import owner_status
@@ -180,6 +180,39 @@ def test_a_damaged_index_is_said_once(session: Any, run: Any, until: Any, logged
 
     run(scenario())
     assert len(logged.named("index_unreadable")) == 1
+
+
+@pytest.mark.allows_log("index_unreadable")
+@pytest.mark.parametrize("when", ["at the first look", "later"])
+def test_polling_outlives_what_nobody_expected(
+    session: Any, run: Any, until: Any, logged: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    looks = []
+    state = Index.state
+    fail = [when == "at the first look"]
+
+    def failing(index: Index) -> State:
+        looks.append(index)
+        if fail[0]:
+            raise sqlite3.OperationalError("a new sort of trouble")
+        return state(index)
+
+    monkeypatch.setattr(Index, "state", failing)
+
+    async def scenario() -> None:
+        async with asyncio.timeout(10), watching(session) as watch:
+            fail[0] = True
+            seen = len(looks)
+            await until(lambda: len(looks) >= seen + 2 and watch.problem is not None)
+            assert isinstance(watch.problem, sqlite3.OperationalError)
+            fail[0] = False
+            await until(lambda: watch.problem is None)
+            assert watch.head == Head(session.index.epoch, session.index.head())
+
+    run(scenario())
+    (said,) = logged.named("index_unreadable")
+    assert said["error"] == "a new sort of trouble"
+    assert said["exc_info"].__traceback__ is not None
 
 
 def test_the_owner_is_asked_how_it_is(session: Any, run: Any) -> None:
