@@ -26,7 +26,7 @@ from ghostfs.mesh.fetchserver import FetchServer
 from ghostfs.mesh.follow import FollowStream, HubLimits
 from ghostfs.mesh.heap import keep_buffers
 from ghostfs.mesh.identity import NODE_ID_SIZE
-from ghostfs.mesh.roster import Roster
+from ghostfs.mesh.roster import Attendance, Roster
 from ghostfs.mesh.snapshots import SnapshotStore
 from ghostfs.mesh.sources import Sources
 from ghostfs.mesh.statusreport import StatusReport
@@ -71,11 +71,10 @@ class HubService:
         self._freezing = Workers("hub-freeze", 1)
         self._membering = Workers("hub-members", 1)
         self._members: Members | None = None
-        self._compressors: dict[bytes, Compressor] = {}
         self._roster = Roster()
         self._calls = Calls()
         self._snapshots = SnapshotStore(data.snapshots, self._freezing)
-        self._sources = Sources(data, self._indexing, self._snapshots)
+        self._sources = Sources(data, self._indexing, self._snapshots, on_gone=self._roster.forget)
         self._keeping: list[asyncio.Task[None]] = []
         self._fetching = FetchServer(self._reading, patience=settings.patience)
 
@@ -158,7 +157,7 @@ class HubService:
                 snapshots=self._snapshots,
                 workers=self._indexing,
                 spool_dir=self._data.snapshots,
-                compressor=self._compressor(node_id, context.peer()),
+                compressor=self._compressor(attendance, context.peer()),
                 store_cursor=store,
                 lease=lease,
             )
@@ -182,12 +181,13 @@ class HubService:
             reader = BlockReader(
                 source.layout, source.indexes, source.forbidden, patience=self._settings.patience
             )
-            compressor = self._compressor(node_id, context.peer())
-            sent = self._roster.of(request.session, node_id).sent
+            # Nothing is kept of a node that does not follow: it may state any id.
+            attendance = self._roster.known(request.session, node_id) or Attendance()
+            compressor = self._compressor(attendance, context.peer())
             async for turn in self._fetching.turns(request, reader, compressor):
                 for message in turn.messages:
                     await context.write(message)
-                sent.add(turn.bytes)
+                attendance.sent.add(turn.bytes)
 
     async def Status(self, _request: pb.StatusRequest, context: Any) -> pb.StatusReply:  # noqa: N802
         """Every session of the data directory, and its members."""
@@ -222,12 +222,12 @@ class HubService:
         assert self._members is not None, "start was not called"
         return self._members
 
-    def _compressor(self, node_id: bytes, peer: str) -> Compressor:
+    def _compressor(self, attendance: Attendance, peer: str) -> Compressor:
         mode = self._settings.compression
         enabled = mode == "on" or (mode == "auto" and not is_local(peer))
-        compressor = self._compressors.get(node_id)
+        compressor = attendance.compressor
         if compressor is None or compressor.enabled is not enabled:
-            compressor = self._compressors[node_id] = Compressor(enabled=enabled)
+            compressor = attendance.compressor = Compressor(enabled=enabled)
         return compressor
 
 

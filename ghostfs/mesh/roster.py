@@ -8,6 +8,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from ghostfs.mesh.compression import Compressor
+
 _WINDOW_SECONDS = 10
 
 
@@ -42,6 +44,8 @@ class Attendance:
     fingerprint: bytes = b""
     stranger: bool = False
     """It was said that this node's cursor is of another history; until it has acknowledged something."""
+    compressor: Compressor | None = None
+    """What it has learnt of the session's content is worth keeping between calls."""
     stream: asyncio.Event | None = None
     """Set to tell the stream that follows now that a newer one of the same node has taken its place."""
 
@@ -52,14 +56,24 @@ class Attendance:
 
 
 class Roster:
-    """Attendances by (session, node id). Belongs to the event loop."""
+    """Attendances by (session, node id): of members only, for a node id may be any that a call states. Belongs to
+    the event loop."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, bytes], Attendance] = {}
 
     def of(self, session: str, node_id: bytes) -> Attendance:
-        """The attendance, made at the first question."""
+        """The attendance of a member, made at the first question."""
         return self._entries.setdefault((session, node_id), Attendance())
+
+    def known(self, session: str, node_id: bytes) -> Attendance | None:
+        """The attendance, of a node that has followed the session; None for any other."""
+        return self._entries.get((session, node_id))
+
+    def forget(self, session: str) -> None:
+        """The session was removed. A stream that is about to notice keeps what it has."""
+        for key in [key for key in self._entries if key[0] == session]:
+            del self._entries[key]
 
     def arrive(self, attendance: Attendance) -> asyncio.Event:
         """Take the place of whatever stream of this node there was; the event says when to leave.

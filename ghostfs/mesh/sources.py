@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Sources"]
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -24,10 +25,19 @@ log = structlog.get_logger(__name__)
 class Sources:
     """By session. Belongs to the event loop; `tend` must run as a task."""
 
-    def __init__(self, data: DataDir, workers: Workers, snapshots: SnapshotStore) -> None:
+    def __init__(
+        self,
+        data: DataDir,
+        workers: Workers,
+        snapshots: SnapshotStore,
+        *,
+        on_gone: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_gone` is called with a session that was removed."""
         self._data = data
         self._workers = workers
         self._snapshots = snapshots
+        self._on_gone = on_gone
         self._sources: dict[str, SessionSource] = {}
         self._gone: set[str] = set()
         self._taken_back: set[str] = set()
@@ -85,6 +95,7 @@ class Sources:
     async def _let_go(self, session: str) -> None:
         """Streams of the session end by themselves: the watch has told them that it is gone."""
         log.info("session_gone", session=session)
+        self._on_gone(session)
         await self._end(session)
         await self._snapshots.forget(session)
 

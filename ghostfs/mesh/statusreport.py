@@ -12,7 +12,7 @@ from ghostfs.index import Membership, State
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.follow import SessionSource
 from ghostfs.mesh.owner import owner_status
-from ghostfs.mesh.roster import Roster
+from ghostfs.mesh.roster import Attendance, Roster
 from ghostfs.mesh.workers import Workers
 from ghostfs.v1 import mesh_pb2 as pb
 
@@ -43,7 +43,7 @@ class StatusReport:
         )
 
     def _member(self, source: SessionSource, member: Membership, lag: int) -> pb.MemberStatus:
-        attendance = self._roster.of(source.name, member.node.node_id)
+        attendance = self._roster.known(source.name, member.node.node_id) or Attendance()
         seq = member.cursor.seq if member.cursor is not None else 0
         since = source.watch.waiting_since(seq) if lag else 0
         return pb.MemberStatus(

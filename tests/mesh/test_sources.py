@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from ghostfs.content import block_digest
 from ghostfs.daemon.hub import HubServer
 from ghostfs.errors import SessionNotFound
 from ghostfs.index import Members
@@ -20,6 +22,8 @@ from ghostfs.mesh.link import Link
 from ghostfs.mesh.snapshots import SnapshotStore
 from ghostfs.mesh.sources import Sources
 from ghostfs.mesh.workers import Workers
+from ghostfs.v1 import mesh_pb2 as pb
+from ghostfs.v1 import mesh_pb2_grpc as rpc
 
 
 @asynccontextmanager
@@ -89,6 +93,44 @@ def test_a_session_without_an_index_yet_is_waited_for(
             assert watching()
             kept.rename(index)
             await until(lambda: source.watch.head is not None)
+
+    run(scenario())
+
+
+def test_nothing_is_kept_of_who_only_fetches(data: Any, session: Any, run: Any, until: Any) -> None:
+    (session.tree / "f").write_bytes(b"data")
+    session.sync()
+    want = pb.Want(inode=session.id_of("f"), index=0, digest=block_digest(b"data"))
+    follower = bytes(16)
+
+    async def fetch(stub: Any, node_id: bytes) -> bytes:
+        blocks = stub.Fetch(pb.FetchRequest(session="work", node_id=node_id, wants=[want]))
+        return b"".join([block.data async for block in blocks])
+
+    async def scenario() -> None:
+        server = HubServer(data, HubSettings(read_threads=1, compression="on"))
+        roster = server._service._roster
+        port = await server.start("127.0.0.1:0")
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = rpc.MeshStub(channel)
+                await stub.Enrol(pb.EnrolRequest(node_id=follower, node_name="n"))
+                follow = stub.Follow()
+                await follow.write(pb.FollowRequest(hello=pb.Hello(session="work", node_id=follower)))
+                await follow.read()
+                for number in range(1, 50):
+                    assert await fetch(stub, number.to_bytes(16)) == b"data"
+                assert await fetch(stub, follower) == b"data"
+                assert set(roster._entries) == {("work", follower)}
+                assert roster.of("work", follower).sent.total >= 4
+                assert not [
+                    held for held in vars(server._service).values() if isinstance(held, dict) and held
+                ]
+                follow.cancel()
+                session.layout.state.rename(data.path / "away")
+                await until(lambda: not roster._entries)
+        finally:
+            await server.stop()
 
     run(scenario())
 
