@@ -262,7 +262,9 @@ class BlockReader:
         raise Superseded(f"inode {inode:x}: {path} cannot be read: {reason}")
 
     def _reason(self) -> str:
-        return self._trouble.strerror if self._trouble is not None else "it is not where the index says"
+        if self._trouble is None:
+            return "it is not where the index says"
+        return self._trouble.strerror or str(self._trouble)
 
     @contextmanager
     def _rows(self) -> Iterator[Index]:

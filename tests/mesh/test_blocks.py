@@ -230,6 +230,33 @@ def owned_by_nobody(session: Any) -> None:
     subprocess.run(["chown", "-R", str(NOBODY), session.layout.state], check=True)
 
 
+def test_access_times_of_ones_own_files_stand_whosever_others_are(
+    own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags: dict[object, int] = {}
+    real_open = os.open
+
+    def noted(path: Any, how: int, *args: Any, **kwargs: Any) -> int:
+        fd = real_open(path, how, *args, **kwargs)
+        flags[path] = how
+        return fd
+
+    for name in ("another's", "own"):
+        (own.tree / name).write_bytes(name.encode())
+    own.sync()
+    owned_by_nobody(own)
+    os.chown(own.tree / "another's", 0, 0)
+    pool = IndexPool(own.layout.index_db, own.name)
+    monkeypatch.setattr(os, "open", noted)
+    with as_nobody(), BlockReader(own.layout, pool) as reader:
+        for name in ("another's", "own"):
+            digest = digests(own, name).get(0)
+            assert reader.read(own.id_of(name), 0, digest) == name.encode()
+    pool.close()
+    assert not flags[b"another's"] & os.O_NOATIME
+    assert flags[b"own"] & os.O_NOATIME
+
+
 @pytest.mark.parametrize("mode", [0, 0o200])
 def test_what_may_not_be_read_is_superseded_and_said_once(own: Any, mode: int) -> None:
     (own.tree / "f").write_bytes(b"secret")
