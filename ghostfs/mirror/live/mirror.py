@@ -70,7 +70,7 @@ class Mirror(Files):
         """
         with self._lock:
             taken = self._child(parent, name)
-            if taken is None:
+            if taken is None or self._is_gone(parent, name, taken):
                 directory, inode, fd = self._prepare(parent, name)
                 file = os.open(name, flags & OPEN_MASK | _NEW_FILE | os.O_RDWR, mode & 0o7777, dir_fd=fd)
                 try:
@@ -129,7 +129,9 @@ class Mirror(Files):
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
             moved = self._existing(parent, name)
             target = self._child(new_parent, new_name)
-            displaced = self._existing(new_parent, new_name) if target is not None else None
+            displaced = None
+            if target is not None and not self._is_gone(new_parent, new_name, target):
+                displaced = self._existing(new_parent, new_name)
             source_directory = self._record(parent)
             target_directory = self._record(new_parent)
             old, new = (parent, name), (new_parent, new_name)
@@ -290,6 +292,18 @@ class Mirror(Files):
         st = os.fstat(fd) if fd is not None else self._stat(record)
         record.setid = record.kind is Kind.FILE and bool(st.st_mode & _SETID)
         return st
+
+    def _is_gone(self, parent: InodeId, name: bytes, inode: InodeId) -> bool:
+        """Whether somebody has removed behind the mount what a name meant, so that it can be given anew. Not if that
+        was a directory: what the index has below it would be nowhere."""
+        if inode in self._records:
+            return False
+        try:
+            os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            row = self._index.inode_light(inode)
+            return row is None or row.kind is not Kind.DIRECTORY
+        return False
 
     def _prepare(self, parent: InodeId, name: bytes) -> tuple[Record, InodeId, int]:
         """Everything needed before something new is made: its directory, its id, a descriptor."""

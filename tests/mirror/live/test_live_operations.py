@@ -385,3 +385,35 @@ def test_every_kind_is_in_the_index(live: Any) -> None:
         b"/null": Kind.CHAR,
     }
     assert live.owned._lookups.inode(live.id("null")).rdev == os.makedev(1, 3)
+
+
+# --- what somebody removed behind the mount -------------------------------------------------------------
+
+
+def removed_behind(live: Any, path: str) -> InodeId:
+    """A file that the index knows and the tree has not, as the next mount finds it."""
+    inode: InodeId = live.write(path, b"content")
+    live.drain()
+    live.close()
+    (live.layout.tree / path).unlink()
+    live.open()
+    assert live.mirror.lookup(ROOT, path.encode()) is None
+    return inode
+
+
+@pytest.mark.parametrize("flags", [os.O_EXCL, os.O_TRUNC, 0])
+def test_its_name_can_be_given_to_a_new_file(live: Any, flags: int) -> None:
+    old = removed_behind(live, "file")
+    new, _, handle = live.mirror.create(ROOT, b"file", 0o644, flags | os.O_RDWR, os.getuid(), os.getgid())
+    assert new != old
+    live.mirror.write(handle, 0, b"new")
+    live.mirror.release(handle)
+    live.settled()
+
+
+def test_its_name_can_be_given_to_what_is_renamed(live: Any) -> None:
+    live.write("other", b"other")
+    removed_behind(live, "file")
+    assert live.rename("other", "file") is None
+    live.settled()
+    assert live.names() == [b"file"]
