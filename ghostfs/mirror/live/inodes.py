@@ -18,7 +18,7 @@ from ghostfs.mirror.live.nameless import Nameless
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.working import ABSENT, WorkingSet
 from ghostfs.mirror.privileges import may_chown
-from ghostfs.model import ROOT, InodeId
+from ghostfs.model import ROOT, InodeId, Kind
 from ghostfs.names import is_reserved
 
 
@@ -150,6 +150,18 @@ class Inodes:
             st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
             record = self._remember(inode, parent, name, st)
         return record
+
+    def _is_gone(self, parent: InodeId, name: bytes, inode: InodeId) -> bool:
+        """Whether somebody has removed behind the mount what a name meant, so that it can be given anew. Not if that
+        was a directory: what the index has below it would be nowhere."""
+        if inode in self._records:
+            return False
+        try:
+            os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            row = self._index.inode_light(inode)
+            return row is None or row.kind is not Kind.DIRECTORY
+        return False
 
     def _record(self, inode: InodeId) -> Record:
         record = self._records.get(inode)

@@ -293,18 +293,6 @@ class Mirror(Files):
         record.setid = record.kind is Kind.FILE and bool(st.st_mode & _SETID)
         return st
 
-    def _is_gone(self, parent: InodeId, name: bytes, inode: InodeId) -> bool:
-        """Whether somebody has removed behind the mount what a name meant, so that it can be given anew. Not if that
-        was a directory: what the index has below it would be nowhere."""
-        if inode in self._records:
-            return False
-        try:
-            os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
-        except FileNotFoundError:
-            row = self._index.inode_light(inode)
-            return row is None or row.kind is not Kind.DIRECTORY
-        return False
-
     def _prepare(self, parent: InodeId, name: bytes) -> tuple[Record, InodeId, int]:
         """Everything needed before something new is made: its directory, its id, a descriptor."""
         directory = self._record(parent)
