@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["make_directory", "opener"]
 
+import errno
 import os
 from pathlib import Path
 
@@ -19,13 +20,23 @@ def make_directory(path: Path) -> None:
         OSError: it cannot be made, or something else is there.
     """
     try:
-        path.mkdir(mode=0o700)
+        _make(path)
     except FileNotFoundError:
         make_directory(path.parent)
-        make_directory(path)
+        # Tried once more and not for ever: /proc is there, and says so of whatever is to be made in it.
+        _make(path)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
     except FileExistsError:
-        if not path.is_dir():
-            raise
+        if path.is_dir():
+            return
+        if path.is_symlink() and not path.exists():
+            why = f"Here is a link to {os.readlink(path)}, which is not there: make that directory, or remove the link"
+            raise FileExistsError(errno.EEXIST, why, str(path)) from None
+        raise
 
 
 def opener(path: str | os.PathLike[str], flags: int) -> int:

@@ -45,6 +45,23 @@ def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
         private.make_directory(tmp_path / "file")
 
 
+def test_a_folder_that_answers_as_if_it_were_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """/proc is there, and says ENOENT to whoever makes something in it."""
+    with pytest.raises(FileNotFoundError, match="/proc/nope"):
+        private.make_directory(Path("/proc/nope/sessions/demo"))
+    assert main(["--data-dir", "/proc/nope", "session", "create", "demo"]) == 1
+    assert capsys.readouterr().err == "ghostfs: No such file or directory: /proc/nope\n"
+
+
+def test_a_folder_in_place_of_which_a_link_leads_nowhere(tmp_path: Path) -> None:
+    link = tmp_path / "dangling"
+    link.symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="a link to nowhere, which is not there") as raised:
+        private.make_directory(link / "sessions")
+    assert raised.value.filename == str(link)
+    assert not (tmp_path / "nowhere").exists()
+
+
 @pytest.mark.usefixtures("umask")
 def test_a_new_session_is_private_but_for_the_modes_of_its_tree(tmp_path: Path) -> None:
     data = tmp_path / "x/data"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ghostfs.content import BlockList
 from ghostfs.errors import IndexDamaged, InvalidCell
+from ghostfs.index.damage import remedy
 from ghostfs.index.database import one_picture
 from ghostfs.index.fingerprint import MODULUS_MASK, dirent_term, inode_term, unpack
 from ghostfs.index.rows import INODE_FIXED, SQL
@@ -38,7 +39,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
         if finding == "ok":
             finding = _contradiction(connection)
         if finding:
-            raise IndexDamaged(f"{path} is damaged ({finding}): set it aside and rebuild it from the tree")
+            raise IndexDamaged(f"{path} is damaged ({finding}): {remedy(path)}")
 
 
 def _contradiction(connection: sqlite3.Connection) -> str:

@@ -7,7 +7,7 @@ failing disk and a read-only filesystem become the `OSError` they are; a lock th
 
 from __future__ import annotations
 
-__all__ = ["reports_damage", "set_aside", "translate"]
+__all__ = ["remedy", "reports_damage", "set_aside", "translate"]
 
 import errno
 import functools
@@ -29,13 +29,27 @@ _R = TypeVar("_R")
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _ERRNO = {
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,
     sqlite3.SQLITE_PERM: errno.EACCES,
     sqlite3.SQLITE_TOOBIG: errno.EFBIG,
 }
+
+_NEEDS_ROOM = {
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+}
+"""What SQLite calls a failing disk where a full one is as likely: it asks for room without looking at why it
+got none. Even a reader needs some, for the index of the write-ahead log."""
+
+_LITTLE = 64 << 10
+"""Free bytes below which a disk is full: SQLite asks for 32 KiB at most at once."""
 
 
 class _HasPath(Protocol):
@@ -46,17 +60,44 @@ class _HasPath(Protocol):
 _S = TypeVar("_S", bound=_HasPath)
 
 
+def remedy(path: Path) -> str:
+    """What to do about the damaged database at `path`: of an index nothing, as it is made anew by itself."""
+    if path.name == "index.db":
+        return (
+            "nothing needs to be done by hand: the next `ghostfs mount` of the session, or of a copy the next start "
+            "of its node, will set it aside and rebuild it from the files"
+        )
+    if path.name == "hub.db":
+        return (
+            "set it aside, and the hub will make a new one, which knows no nodes until they connect again"
+        )
+    return "set it aside"
+
+
 def translate(error: sqlite3.Error, path: Path) -> Exception:
     """What to raise instead of `error`, which came up while the database at `path` was used."""
     # The low byte is the primary code; errors that Python itself raises have none.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
     if code in _DAMAGED:
-        return IndexDamaged(f"{path} is damaged ({error}): set it aside and rebuild it from the tree")
+        return IndexDamaged(f"{path} is damaged ({error}): {remedy(path)}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return SessionBusy(f"{path} is locked by another process for too long: try again")
+    if code == sqlite3.SQLITE_FULL or (extended in _NEEDS_ROOM and _is_full(path.parent)):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if code in _ERRNO:
         return OSError(_ERRNO[code], f"{os.strerror(_ERRNO[code])} ({error})", str(path))
     return error
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        filesystem = os.statvfs(directory)
+    except OSError:
+        return False
+    # Some blocks may be kept for root.
+    blocks = filesystem.f_bavail if os.geteuid() else filesystem.f_bfree
+    return blocks * filesystem.f_frsize < _LITTLE
 
 
 def reports_damage(

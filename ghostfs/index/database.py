@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from ghostfs import private
 from ghostfs.errors import GhostError, IndexDamaged, IndexTooNew
-from ghostfs.index.damage import translate
+from ghostfs.index.damage import remedy, translate
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_SIZE = 100
@@ -69,17 +69,21 @@ def connect(path: Path, mode: str, *, durable: bool = False) -> sqlite3.Connecti
     connection = sqlite3.connect(
         uri_of(path, mode), uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    for pragma in (
-        f"busy_timeout={_BUSY_TIMEOUT_MS}",
-        f"synchronous={'FULL' if durable else 'NORMAL'}",
-        f"cache_size=-{_CACHE_KIB}",
-        f"journal_size_limit={_WAL_LIMIT}",
-        f"wal_autocheckpoint={_WAL_PAGES}",
-        "temp_store=MEMORY",
-        "trusted_schema=OFF",
-        "cell_size_check=ON",  # damage is noticed where it is, not where it leads
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in (
+            f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            f"cache_size=-{_CACHE_KIB}",
+            f"journal_size_limit={_WAL_LIMIT}",
+            f"wal_autocheckpoint={_WAL_PAGES}",
+            "temp_store=MEMORY",
+            "trusted_schema=OFF",
+            "cell_size_check=ON",  # damage is noticed where it is, not where it leads
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -90,7 +94,8 @@ def one_picture(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("COMMIT")
+        if connection.in_transaction:  # SQLite ends it by itself after some errors
+            connection.execute("COMMIT")
 
 
 def create_database(
@@ -102,33 +107,45 @@ def create_database(
 
     Raises:
         FileExistsError: something is at `path`.
+        OSError: the disk is full, failing or read-only; nothing is left.
     """
     if path.exists():
         raise FileExistsError(f"{path} is already there")
     new = path.with_name(path.name + ".new")
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        new.with_name(new.name + suffix).unlink(missing_ok=True)
-    # Made by us for its mode, which SQLite gives to the files beside it too.
-    os.close(private.opener(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    _remove(new)  # what a killed call left
     try:
-        connection = connect(new, "rw", durable=True)
-        try:
-            connection.execute("PRAGMA page_size=4096")
-            connection.execute(f"PRAGMA application_id={form.application_id}")
-            _migrate(connection, form)
-            fill(connection)
-            if wal:
-                connection.execute("PRAGMA journal_mode=WAL")
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise translate(error, new) from error
-    new.rename(path)
+        _build(new, form, fill, wal=wal)
+        new.rename(path)
+    except BaseException as error:
+        _remove(new)
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, path) from error
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _build(new: Path, form: Format, fill: Callable[[sqlite3.Connection], object], *, wal: bool) -> None:
+    # Made by us for its mode, which SQLite gives to the files beside it too.
+    os.close(private.opener(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    connection = connect(new, "rw", durable=True)
+    try:
+        connection.execute("PRAGMA page_size=4096")
+        connection.execute(f"PRAGMA application_id={form.application_id}")
+        _migrate(connection, form)
+        fill(connection)
+        if wal:
+            connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
 
 
 def open_database(
@@ -153,7 +170,7 @@ def open_database(
         }
         if not tables >= form.tables:
             missing = ", ".join(sorted(form.tables - tables))
-            raise IndexDamaged(f"{path} lacks the tables {missing}: set it aside and rebuild it")  # noqa: TRY301
+            raise IndexDamaged(f"{path} lacks the tables {missing}: {remedy(path)}")  # noqa: TRY301
     except sqlite3.Error as error:
         connection.close()
         raise translate(error, path) from error
@@ -188,9 +205,9 @@ def _read_header(path: Path, form: Format) -> None:
     with path.open("rb") as file:
         header = file.read(_HEADER_SIZE)
     if len(header) < _HEADER_SIZE or not header.startswith(_MAGIC):
-        raise IndexDamaged(f"{path} is not a database: set it aside and rebuild it from the tree")
+        raise IndexDamaged(f"{path} is not a database: {remedy(path)}")
     if int.from_bytes(header[_APPLICATION_ID_AT : _APPLICATION_ID_AT + 4], "big") != form.application_id:
-        raise IndexDamaged(f"{path} is a database, but not a GhostFS {form.what}: set it aside")
+        raise IndexDamaged(f"{path} is a database, but not a GhostFS {form.what}: {remedy(path)}")
     version = int.from_bytes(header[_USER_VERSION_AT : _USER_VERSION_AT + 4], "big")
     if version > form.version:
         raise _too_new(path, version, form)
@@ -221,5 +238,7 @@ def _migrate(connection: sqlite3.Connection, form: Format) -> None:
         connection.execute(f"PRAGMA user_version={form.version}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # Where the disk is full, SQLite may have rolled back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ghostfs.errors import IndexDamaged
-from ghostfs.index.damage import reports_damage, translate
+from ghostfs.index.damage import remedy, reports_damage, translate
 from ghostfs.index.database import Format, connect, create_database, open_database, uri_of
 from ghostfs.index.fingerprint import unpack
 from ghostfs.index.rows import INODE_FIXED, inode_of
@@ -137,14 +137,12 @@ def _copy(source: sqlite3.Connection, index: Path) -> None:
         )
         low, high = high, source.execute("SELECT max(position) FROM frozen.entry").fetchone()[0]
         if high > most:
-            raise IndexDamaged(f"{index}: a directory contains itself: rebuild the index from the tree")
+            raise IndexDamaged(f"{index}: a directory contains itself: {remedy(index)}")
     dangling = source.execute(
         "SELECT inode FROM frozen.entry WHERE inode NOT IN (SELECT id FROM frozen.inode) LIMIT 1"
     ).fetchone()
     if dangling is not None:
-        raise IndexDamaged(
-            f"{index}: {dangling[0]:x} has a name and no inode: rebuild the index from the tree"
-        )
+        raise IndexDamaged(f"{index}: {dangling[0]:x} has a name and no inode: {remedy(index)}")
     source.execute(
         "CREATE TEMP TABLE first_name AS SELECT inode, min(position) AS position FROM frozen.entry"
         " WHERE inode IN (SELECT inode FROM main.dirent WHERE inode IS NOT NULL GROUP BY inode HAVING count(*) > 1)"

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ghostfs.errors import GhostError, NameTaken
-from ghostfs.index.damage import reports_damage
+from ghostfs.index.damage import reports_damage, translate
 from ghostfs.index.database import Format, create_database, open_database
 from ghostfs.model import Cursor, Epoch, Replica, Seq
 
@@ -146,7 +146,13 @@ class Members:
             fill = ("INSERT INTO hub (hub_id, next_replica) VALUES (?, 1)", (secrets.token_bytes(16),))
             create_database(path, MEMBERS_FORMAT, lambda new: new.execute(*fill))
         connection = open_database(path, MEMBERS_FORMAT, readonly=readonly, durable=True)
-        return cls(connection, path)
+        try:
+            return cls(connection, path)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translate(error, path) from error
+            raise
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""

@@ -18,7 +18,7 @@ from ghostfs.index import holders
 from ghostfs.index.adopt import Adopt
 from ghostfs.index.check import check, recompute_fingerprint
 from ghostfs.index.commit import Commit, random_epoch
-from ghostfs.index.damage import reports_damage, translate
+from ghostfs.index.damage import remedy, reports_damage, translate
 from ghostfs.index.database import create_database, open_database
 from ghostfs.index.delta import Delta, DeltaStream, read_delta
 from ghostfs.index.fingerprint import pack, unpack
@@ -118,9 +118,7 @@ class Index:
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
             if isinstance(error, TypeError):
-                raise IndexDamaged(
-                    f"{path} has no state: set it aside and rebuild it from the tree"
-                ) from error
+                raise IndexDamaged(f"{path} has no state: {remedy(path)}") from error
             raise
         return index
 
@@ -355,9 +353,7 @@ class Index:
         """
         (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise IndexDamaged(
-                f"{self._path} is damaged ({found}): set it aside and rebuild it from the tree"
-            )
+            raise IndexDamaged(f"{self._path} is damaged ({found}): {remedy(self._path)}")
 
     @reports_damage
     def check(self) -> None:
