@@ -179,6 +179,8 @@ def test_a_program_in_it_runs(overlay_mount: Path) -> None:
 def test_the_name_is_free_anywhere_below_the_root(overlay_mount: Path) -> None:
     (overlay_mount / "own" / ".skills").mkdir()
     (overlay_mount / "own" / ".skills" / "mine").write_text("mine")
+    assert os.listdir(overlay_mount / "own" / ".skills") == ["mine"]
+    assert (overlay_mount / "own" / ".skills" / "mine").read_text() == "mine"
     shutil.rmtree(overlay_mount / "own" / ".skills")
 
 

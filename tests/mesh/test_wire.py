@@ -7,10 +7,11 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
+from ghostfs.content import BLOCK_SIZE, BlockList, block_digest, file_digest
 from ghostfs.errors import InvalidCell
 from ghostfs.mesh.backoff import Backoff
 from ghostfs.mesh.codec import (
@@ -24,6 +25,7 @@ from ghostfs.mesh.codec import (
 )
 from ghostfs.mesh.compression import Compressor, decompress, is_local
 from ghostfs.mesh.incoming import Incoming
+from ghostfs.mirror.replica.batch import checked
 from ghostfs.model import Dirent, Inode, Kind
 from ghostfs.v1 import mesh_pb2 as pb
 
@@ -237,19 +239,49 @@ def test_a_broken_stream_is_refused(events: list[pb.FollowEvent]) -> None:
         incoming.feed(events[-1])
 
 
-@given(st.lists(st.binary(max_size=60), max_size=8))
-def test_noise_from_the_wire_is_refused_or_harmless(noise: list[bytes]) -> None:
+def whole_stream() -> list[bytes]:
+    with_content = encode_inode(FILE)
+    with_content.inline.data = b"hello"
+    in_parts = encode_inode(FILE, with_blocks=False)
+    in_parts.id = 8
+    events = [
+        begin(),
+        pb.FollowEvent(cells=pb.Cells(inodes=[with_content, in_parts])),
+        pb.FollowEvent(block_list=pb.BlockListPart(inode=8, data=FILE.blocks)),
+        END,
+    ]
+    return [event.SerializeToString() for event in events]
+
+
+edits = st.tuples(st.integers(0, 3), st.integers(0, 200), st.binary(min_size=1, max_size=4))
+
+
+@settings(max_examples=500)
+@given(st.lists(edits, max_size=3))
+def test_a_stream_with_other_bytes_in_it_is_refused_or_makes_sense(
+    changes: list[tuple[int, int, bytes]],
+) -> None:
+    stream = [bytearray(data) for data in whole_stream()]
+    for which, at, data in changes:
+        position = at % len(stream[which])
+        stream[which][position : position + len(data)] = data
     incoming = Incoming()
+    taken = None
     try:
-        for data in noise:
-            event = pb.FollowEvent()
-            try:
-                event.ParseFromString(data)
-            except Exception:
-                continue
-            incoming.feed(event)
-    except InvalidCell:
-        pass
+        for data in stream:
+            batch = incoming.feed(pb.FollowEvent.FromString(bytes(data)))
+            taken = checked(batch) if batch is not None else taken
+    except (InvalidCell, DecodeError):
+        assert changes
+        return
+    if taken is None:  # the end became something that is passed over
+        assert changes
+        return
+    for inode, blocks in taken.blocks.items():
+        cell = taken.inodes[inode]
+        assert cell.digest == file_digest(cell.size, blocks.encode())
+    for inode, content in taken.batch.inline.items():
+        assert len(content) == taken.inodes[inode].size
 
 
 def test_backoff_doubles_up_to_the_longest_with_full_jitter() -> None:

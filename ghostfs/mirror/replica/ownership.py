@@ -28,7 +28,7 @@ _RUNS_AS_ITS_OWNER = stat.S_ISUID | stat.S_ISGID
 
 Ownership = Literal["auto", "preserve", "mapped", "ignore"]
 
-UNPRIVILEGED = "only with ownership set to 'preserve'"
+UNPRIVILEGED = "only where ownership is set to 'preserve', and not chosen by default"
 """Why something is not kept, for the log."""
 
 
