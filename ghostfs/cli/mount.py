@@ -12,6 +12,7 @@ import click
 
 from ghostfs.cli import options, output
 from ghostfs.errors import ExitCode, GhostError, in_words
+from ghostfs.names import display
 
 
 @click.command()
@@ -37,8 +38,11 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
       ghostfs mount -f --log-level debug demo ~/demo
     """
     from ghostfs.fs import lifecycle
+    from ghostfs.index import asides
 
     settings = options.load(daemon=foreground, **common)
+    index_db = options.data_dir(settings).session(name).index_db
+    before = asides(index_db)
     lifecycle.mount(
         lifecycle.MountOptions(
             session=name,
@@ -57,6 +61,14 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
             mirror=options.mirror_settings(settings),
         )
     )
+    if foreground:
+        return  # its log has said so
+    for aside in asides(index_db) - before:
+        click.echo(
+            f"ghostfs: the index of session {name} was damaged: it is set aside as {display(bytes(aside))}, "
+            "and was made anew from the files",
+            err=True,
+        )
 
 
 @click.command()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ghostfs.cli.output import hexadecimal
-from ghostfs.errors import GhostError, PeerError, in_words
+from ghostfs.errors import ExitCode, GhostError, PeerError, in_words
 from ghostfs.names import display
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class MirrorView:
     """One mirror. `problem` says why its index could not be read; all numbers are then 0. `owner` is the mount.
 
+    `problem_code` is what a command that needs the index ends with: 0 also where there is just none yet.
     `tree_path` is empty for a node's copy.
     """
 
@@ -35,6 +36,7 @@ class MirrorView:
     state_path: str
     tree_path: str
     problem: str = ""
+    problem_code: ExitCode = ExitCode.OK
     epoch: int = 0
     head: int = 0
     fingerprint: int = 0
@@ -120,7 +122,7 @@ def look_at(layout: SessionLayout, hub: HubStatus | None) -> MirrorView:
     """One mirror; what the hub knows of its nodes is added if a hub is given."""
     from ghostfs.index import Index
 
-    problem = ""
+    problem, code = "", ExitCode.OK
     facts: dict[str, int] = {}
     try:
         index = Index.open(layout.index_db, readonly=True)
@@ -142,11 +144,13 @@ def look_at(layout: SessionLayout, hub: HubStatus | None) -> MirrorView:
         problem = "it has no index yet: the next mount makes it"
     except (GhostError, OSError) as error:
         problem = in_words(error)
+        code = error.exit_code if isinstance(error, GhostError) else ExitCode.FAILURE
     return MirrorView(
         name=layout.name,
         state_path=display(bytes(layout.state)),
         tree_path=display(bytes(layout.tree)),
         problem=problem,
+        problem_code=code,
         owner=owner_of(layout),
         members=_members(layout.name, hub),
         **facts,

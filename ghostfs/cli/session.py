@@ -77,6 +77,8 @@ def list_(*, as_json: bool, **common: Any) -> None:
 def show(name: str, *, as_json: bool, **common: Any) -> None:
     """Show all that is known of a session.
 
+    Where its index cannot be read, it says why, and ends with the exit code of that.
+
     \b
     Examples:
       ghostfs session show demo
@@ -89,23 +91,9 @@ def show(name: str, *, as_json: bool, **common: Any) -> None:
     view = look_at(layout, hub_of(data)[0])
     if as_json:
         output.print_json(view.as_json())
-        return
-    mount = view.owner
-    lines = {
-        "session": view.name,
-        "problem": view.problem,
-        "mounted on": f"{mount.mountpoint} (process {mount.pid})" if mount else "nothing",
-        "holds": f"{output.count(view.names)} entries, {output.size(view.bytes)}",
-        "changes": f"{output.count(view.head)}, the last one {output.age(view.committed_unix_ns)}",
-        "epoch": f"{view.epoch:016x}",
-        "fingerprint": output.hexadecimal(view.fingerprint),
-        "tree": view.tree_path,
-        "state": view.state_path,
-        "nodes": ", ".join(member.node_name for member in view.members),
-    }
-    for title, text in lines.items():
-        if text:
-            click.echo(f"{title + ':':13}{text}")
+    else:
+        _print(view)
+    raise click.exceptions.Exit(view.problem_code)
 
 
 @session.command()
@@ -153,6 +141,28 @@ def _confirm(question: str) -> None:
         agreed = False
     if not agreed:
         raise GhostError("nothing was removed; with --yes it is not asked")
+
+
+def _print(view: MirrorView) -> None:
+    mount = view.owner
+    facts = {
+        "holds": f"{output.count(view.names)} entries, {output.size(view.bytes)}",
+        "changes": f"{output.count(view.head)}, the last one {output.age(view.committed_unix_ns)}",
+        "epoch": f"{view.epoch:016x}",
+        "fingerprint": output.hexadecimal(view.fingerprint),
+    }
+    lines = {
+        "session": view.name,
+        "problem": view.problem,
+        "mounted on": f"{mount.mountpoint} (process {mount.pid})" if mount else "nothing",
+        **({} if view.problem else facts),
+        "tree": view.tree_path,
+        "state": view.state_path,
+        "nodes": ", ".join(member.node_name for member in view.members),
+    }
+    for title, text in lines.items():
+        if text:
+            click.echo(f"{title + ':':13}{text}")
 
 
 def _row(view: MirrorView) -> list[str]:

@@ -37,13 +37,14 @@ __all__ = [
     "RefusedCell",
     "SnapshotPosition",
     "State",
+    "asides",
     "set_aside",
 ]
 
 from ghostfs.index.adopt import Adopt
 from ghostfs.index.bulk import InodePut, RefusedCell
 from ghostfs.index.commit import Commit
-from ghostfs.index.damage import set_aside
+from ghostfs.index.damage import asides, set_aside
 from ghostfs.index.delta import CursorTooOld, Delta, DeltaStream
 from ghostfs.index.dirtylog import DirtyDirent, DirtyEntries, DirtyLog
 from ghostfs.index.frozen import Chunk, Frozen

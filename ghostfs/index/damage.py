@@ -7,7 +7,7 @@ failing disk and a read-only filesystem become the `OSError` they are; a lock th
 
 from __future__ import annotations
 
-__all__ = ["remedy", "reports_damage", "set_aside", "translate"]
+__all__ = ["asides", "remedy", "reports_damage", "set_aside", "translate"]
 
 import errno
 import functools
@@ -116,6 +116,20 @@ def reports_damage(
             raise raised from error
 
     return translated
+
+
+def asides(path: Path) -> frozenset[Path]:
+    """The databases that `set_aside` has put out of the way of `path`, as far as they are still there."""
+    try:
+        names = os.listdir(path.parent)
+    except FileNotFoundError:
+        return frozenset()
+    start = f"{path.name}.damaged-"
+    return frozenset(
+        path.with_name(name)
+        for name in names
+        if name.startswith(start) and not name.endswith(("-wal", "-shm"))
+    )
 
 
 def set_aside(path: Path) -> Path:

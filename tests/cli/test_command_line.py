@@ -207,6 +207,6 @@ def test_an_index_that_may_not_be_read_is_said_in_words(
 
     assert main(["--data-dir", str(tmp_path), "session", "create", "demo"]) == 0
     monkeypatch.setattr("ghostfs.index.Index.open", full)
-    assert main(["--data-dir", str(tmp_path), "session", "show", "demo"]) == 0
+    assert main(["--data-dir", str(tmp_path), "session", "show", "demo"]) == ExitCode.FAILURE
     assert "No space left on device: index.db" in (shown := capsys.readouterr().out)
     assert "Errno" not in shown

@@ -180,14 +180,17 @@ def test_removing_says_how_far_it_is(tmp_path: Path) -> None:
     assert told == [1000, 2000]
 
 
-def test_a_damaged_index_is_shown_and_can_be_removed(run: Run, tmp_path: Path) -> None:
+def test_a_damaged_index_is_shown_and_can_be_removed(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("session", "create", "demo")
     DataDir(tmp_path / "data").session("demo").index_db.write_bytes(b"not a database" * 1000)
     entry = json.loads(run("session", "list", "--json"))[0]
     assert entry["problem"]
     assert entry["head"] == 0
     assert entry["problem"] in run("session", "list")
-    assert entry["problem"] in run("session", "show", "demo")
+    assert main(["--data-dir", str(tmp_path / "data"), "session", "show", "demo"]) == ExitCode.DAMAGED
+    assert entry["problem"] in capsys.readouterr().out
     run("session", "rm", "-y", "demo")
 
 
