@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from ghostfs.errors import MountError
 
@@ -50,12 +50,12 @@ class Mounted:
     @property
     def state(self) -> Path:
         """The folder of the session's index and control socket; for our mounts only."""
-        return Path(unquote(self.source.split(":", 2)[2]))
+        return Path(os.fsdecode(unquote_to_bytes(self.source.split(":", 2)[2])))
 
 
 def source_name(session: str, state: Path) -> str:
     """What the mount table shows as the source: enough to find the owner again, in ASCII without commas."""
-    return f"ghostfs:{session}:{quote(str(state), safe='/')}"
+    return f"ghostfs:{session}:{quote(os.fsencode(state), safe='/')}"
 
 
 def mounted() -> list[Mounted]:

@@ -35,16 +35,32 @@ def check(session: str, mountpoint: Path, data_dir: Path, *, create: bool, allow
         SessionNotFound, SessionBusy, InvalidName, MountError: with what to do.
     """
     layout = DataDir(data_dir).session(session)
+    mountpoint = resolve(mountpoint)
+    _check_apart(mountpoint, data_dir, layout)
     if not create and not layout.tree.is_dir():
         raise SessionNotFound(
             f"there is no session {session} in {data_dir}: make it with --create, or `ghostfs session create {session}`"
         )
-    mountpoint = resolve(mountpoint)
     _clear_stale(session, mountpoint, layout)
-    _check_mountpoint(mountpoint, layout)
+    _check_mountpoint(mountpoint)
     _check_free(session, layout)
     _check_rights(allow_other=allow_other)
     return mountpoint
+
+
+def _check_apart(mountpoint: Path, data_dir: Path, layout: SessionLayout) -> None:
+    """A mount above its own files would wait for itself, without end; one among them would hide some."""
+    # Links may lead elsewhere on the way down, and what is not there yet will be made.
+    for path in dict.fromkeys(map(resolve, (data_dir, layout.state, layout.tree, layout.staging))):
+        if path == mountpoint or mountpoint in path.parents:
+            raise MountError(
+                f"{mountpoint} is or holds the data directory, or a part of it ({path}): "
+                "mount on a directory outside it, or choose another --data-dir"
+            )
+        if path in mountpoint.parents:
+            raise MountError(
+                f"{mountpoint} lies inside the data directory ({path}): mount on a directory outside it"
+            )
 
 
 def _clear_stale(session: str, mountpoint: Path, layout: SessionLayout) -> None:
@@ -71,7 +87,7 @@ def _is_plain(mountpoint: Path) -> bool:
     return mountpoint.is_dir() and os.access(mountpoint, os.R_OK)
 
 
-def _check_mountpoint(mountpoint: Path, layout: SessionLayout) -> None:
+def _check_mountpoint(mountpoint: Path) -> None:
     try:
         mode = mountpoint.stat().st_mode
         if not stat.S_ISDIR(mode):
@@ -86,11 +102,6 @@ def _check_mountpoint(mountpoint: Path, layout: SessionLayout) -> None:
                 f"{mountpoint} is a dead mount: clear it with `fusermount3 -uz {mountpoint}`"
             ) from None
         raise MountError(f"{mountpoint} cannot be used: {error.strerror}") from None
-    state = resolve(layout.state)
-    if mountpoint == state or state in mountpoint.parents:
-        raise MountError(
-            f"{mountpoint} lies inside the session's own files: mount on a directory outside {state}"
-        )
     if occupied:
         raise MountError(f"{mountpoint} is not empty: mount on an empty directory")
     if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):

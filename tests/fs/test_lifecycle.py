@@ -116,8 +116,61 @@ def test_a_mountpoint_inside_the_session(workspaces: Workspaces) -> None:
     inside.mkdir()
     workspace.path.rmdir()
     workspace.path.symlink_to(inside)
-    with pytest.raises(MountError, match="inside the session"):
+    with pytest.raises(MountError, match="inside the data directory"):
         workspace.mount()
+
+
+def names_below(path: Path) -> list[str]:
+    return sorted(str(each.relative_to(path)) for each in path.rglob("*"))
+
+
+@pytest.mark.parametrize("data", ["mnt", "mnt/data", "mnt/a/b", "link/data"])
+def test_a_mountpoint_that_would_hide_the_data_directory(workspaces: Workspaces, data: str) -> None:
+    base = workspaces.base / "main"
+    workspace = workspaces.make(data_dir=base / data)
+    (base / "link").symlink_to(base / "mnt")
+    before = names_below(base)
+    with pytest.raises(MountError, match="data directory") as refused:
+        workspace.mount()
+    assert str(workspace.path) in one_line(refused)
+    assert names_below(base) == before, "nothing was made"
+
+
+@pytest.mark.parametrize(
+    "part", ["sessions", "sessions/main", "sessions/main/tree", "sessions/main/staging"]
+)
+def test_a_mountpoint_that_would_hide_a_part_of_the_session(workspaces: Workspaces, part: str) -> None:
+    workspace = workspaces.make()
+    link = workspace.options.data_dir / part
+    link.parent.mkdir(parents=True)
+    link.symlink_to(workspace.path)
+    with pytest.raises(MountError, match="data directory"):
+        workspace.mount()
+    assert names_below(workspace.path) == []
+
+
+@pytest.mark.parametrize("inside", ["sessions/other/tree", "sessions", "mine"])
+def test_a_mountpoint_inside_the_data_directory(workspaces: Workspaces, inside: str) -> None:
+    data = workspaces.base / "data"
+    (data / inside).mkdir(parents=True)
+    (workspaces.base / "link").symlink_to(data)
+    for name, way in (("straight", data), ("around", workspaces.base / "link")):
+        workspace = workspaces.make(name, data_dir=data, mountpoint=way / inside)
+        with pytest.raises(MountError, match="inside the data directory"):
+            workspace.mount()
+    assert names_below(data / inside) == []
+
+
+def test_a_data_directory_with_any_bytes_in_its_name(workspaces: Workspaces) -> None:
+    workspace = workspaces.make(data_dir=workspaces.base / os.fsdecode(b"da\xfe \xc3\xa4%"))
+    workspace.mount()
+    entry = find(workspace.path)
+    assert entry is not None
+    assert entry.is_ours
+    assert entry.state == workspace.layout.state
+    (workspace.path / "file").write_text("content")
+    workspace.unmount()
+    assert names_in_index(workspace) == {b"file"}
 
 
 def test_mounting_twice(workspace: Workspace, workspaces: Workspaces) -> None:
