@@ -94,7 +94,7 @@ def node(
         node_name,
         settings.hub,
         Path(os.path.abspath(root)),
-        list(dict.fromkeys(sessions)),
+        sessions,
         adopt_root=adopt_root,
         ready_fd=ready_fd,
     )
