@@ -18,7 +18,15 @@ import grpc
 import structlog
 
 from ghostfs import metrics
-from ghostfs.errors import DriftError, GhostError, InvalidCell, NameTaken, NodeHalted, PeerError
+from ghostfs.errors import (
+    DriftError,
+    GhostError,
+    InvalidCell,
+    NameTaken,
+    NodeHalted,
+    PeerError,
+    SessionNotFound,
+)
 from ghostfs.mesh.backoff import Backoff
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.fetcher import Fetcher, Replicating
@@ -133,7 +141,10 @@ class Follower:
             self._log.error("node_halted", error=str(error))
             raise
         except grpc.aio.AioRpcError as error:
-            self._report(str(peer_error(error, self._link.shown)))
+            trouble = peer_error(error, self._link.shown)
+            # The hub answered; whoever mistyped a name is not to look for a hub that is away.
+            event = "session_unknown" if isinstance(trouble, SessionNotFound) else "hub_away"
+            self._report(str(trouble), event)
         except asyncio.InvalidStateError:
             # What gRPC raises for a write to a stream that the other side has just ended.
             self._report(f"the hub at {self._link.shown} ended the stream")
@@ -154,11 +165,11 @@ class Follower:
             if self._replica is not None:
                 await self._thread.run_to_end(self._replica.abandon)
 
-    def _report(self, trouble: str) -> None:
-        """Say what keeps the hub away, once and not at every try."""
+    def _report(self, trouble: str, event: str = "hub_away") -> None:
+        """Say what there is to wait for, once and not at every try."""
         if trouble != self._trouble:
             self._trouble = trouble
-            self._log.warning("hub_away", reason=trouble)
+            self._log.warning(event, reason=trouble)
 
     def _report_failure(self, trouble: str) -> None:
         if trouble != self._trouble:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ghostfs.content import BLOCK_SIZE
 from ghostfs.daemon.hub import HubServer
@@ -212,6 +213,26 @@ def test_a_node_outlives_its_hub(data: Any, session: Any, replica: Any, run: Any
     run(scenario())
     assert replica.picture() == session.picture()
     assert sum(batch.snapshot is not None for batch in replica.batches) == 1
+
+
+@pytest.mark.allows_log("session_unknown", "hub_away")
+def test_a_session_that_the_hub_lacks_is_said_once_and_followed_when_it_is_made(
+    data: Any, make_session: Any, replica: Any, run: Any, until: Any
+) -> None:
+    def said(logs: Any) -> list[str]:
+        return [str(each["event"]) for each in logs if each["log_level"] == "warning"]
+
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            async with hub(data) as target, node(target, replica):
+                await until(lambda: said(logs))
+                session = make_session()
+                (session.tree / "file").write_bytes(b"x")
+                session.sync()
+                await until(lambda: at_head(session, replica))
+                assert said(logs) == ["session_unknown"]
+
+    run(scenario())
 
 
 def test_a_node_too_far_behind_gets_a_snapshot(

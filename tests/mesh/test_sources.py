@@ -135,7 +135,7 @@ def test_nothing_is_kept_of_who_only_fetches(data: Any, session: Any, run: Any, 
     run(scenario())
 
 
-@pytest.mark.allows_log("hub_away")
+@pytest.mark.allows_log("hub_away", "session_unknown")
 def test_a_node_follows_on_when_its_session_is_removed_and_made_anew(
     data: Any, make_session: Any, replica: Any, run: Any, until: Any
 ) -> None:
