@@ -18,7 +18,8 @@ The hub:
     snapshots      frozen indexes, shared and resumed, few
     fetchserver    one Fetch
     blocks         blocks out of a tree, by inode, verified
-    forbidden      what the hub may not or cannot read, said once
+    whereabouts    where the index has an inode, and whether the tree bears that out
+    unreadable     what the hub may not or cannot read, said once
     sources        the sessions that are watched, until they are removed
     heads, owner   who has committed what, pushed or polled
     indexpool      read-only connections to an index

@@ -28,14 +28,13 @@ from typing import Self
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.errors import GhostError, Superseded
 from ghostfs.index import Index
-from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.indexpool import IndexPool
+from ghostfs.mesh.unreadable import Unreadable
+from ghostfs.mesh.whereabouts import is_in_place, shown, ways
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.live.directories import Directories
-from ghostfs.model import ROOT, Inode, InodeId, Kind
-from ghostfs.names import display
+from ghostfs.model import Inode, InodeId, Kind
 
-_OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FILES_MAX = 8
@@ -90,15 +89,15 @@ class BlockReader:
         self,
         layout: SessionLayout,
         indexes: IndexPool,
-        forbidden: Forbidden | None = None,
+        unreadable: Unreadable | None = None,
         *,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """`forbidden` is told what cannot be read; it outlives the reader, so that it says so once. `patience` is
+        """`unreadable` is told what cannot be read; it outlives the reader, so that it says so once. `patience` is
         for how many seconds a file may lead nowhere before it is superseded."""
         self._layout = layout
         self._indexes = indexes
-        self._forbidden = forbidden or Forbidden(layout.name)
+        self._unreadable = unreadable or Unreadable(layout.name)
         self._patience = patience
         self._failing: dict[InodeId, _Failing] = {}
         self._given_up: set[InodeId] = set()
@@ -174,7 +173,7 @@ class BlockReader:
         data = None if inode in self._given_up else self._read_tree(inode, index, digest)
         if data is not None:
             self._failing.pop(inode, None)
-            self._forbidden.discard(inode, index)
+            self._unreadable.discard(inode, index)
         return data or self._read_spool(digest)
 
     def _read_tree(self, inode: InodeId, index: int, digest: bytes) -> bytes | None:
@@ -214,7 +213,7 @@ class BlockReader:
                 os.close(found.fd)
             found = _Open(fd, row, same)
             if same:
-                self._forbidden.discard(inode)
+                self._unreadable.discard(inode)
                 self._trouble = None  # another link's
                 break
         if found is not None:
@@ -246,7 +245,7 @@ class BlockReader:
     def _forbid(self, inode: InodeId) -> None:
         """Nothing, unless it is certain that the inode may not be read."""
         if isinstance(self._trouble, PermissionError) and (path := self._forbidden_path(inode)) is not None:
-            self._forbidden.add(inode, path, self._reason())
+            self._unreadable.add(inode, path, self._reason())
             raise Superseded(f"inode {inode:x}: this user may not read {path}")
 
     def _fail(self, inode: InodeId, block: int | None) -> None:
@@ -258,7 +257,7 @@ class BlockReader:
             return
         self._given_up.add(inode)
         path, reason = self._any_path(inode), self._reason()
-        self._forbidden.add(inode, path, reason, block if disk else None)
+        self._unreadable.add(inode, path, reason, block if disk else None)
         raise Superseded(f"inode {inode:x}: {path} cannot be read: {reason}")
 
     def _reason(self) -> str:
@@ -295,39 +294,15 @@ class BlockReader:
         know yet: that says nothing of the inode.
         """
         with self._rows() as rows:
-            for place in rows.links(inode):
-                way = _way(rows, inode, place)
-                if way and self._is_in_place(rows, way):
-                    return _shown(way)
-        return None
+            found = (way for way in ways(rows, inode) if is_in_place(rows, self._top(), way))
+            way = next(found, None)
+        return None if way is None else shown(way)
 
     def _any_path(self, inode: InodeId) -> str:
         """Where the index has the inode, for people."""
         with self._rows() as rows:
-            ways = [_way(rows, inode, place) for place in rows.links(inode)]
-        return next((_shown(way) for way in ways if way), f"inode {inode:x}")
-
-    def _is_in_place(self, rows: Index, way: list[tuple[InodeId, bytes]]) -> bool:
-        """Whether all on the way is what the index says, up to where this process may not look any further."""
-        at = os.dup(self._top())
-        try:
-            for inode, name in way:
-                try:
-                    status = os.stat(name, dir_fd=at, follow_symlinks=False)
-                    row = rows.inode_light(inode)
-                    if row is None or (row.backing is not None and row.backing.ino != status.st_ino):
-                        return False
-                    if row.kind is Kind.DIRECTORY:
-                        below = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
-                        os.close(at)
-                        at = below
-                except PermissionError:
-                    return True
-                except OSError:
-                    return False
-            return True
-        finally:
-            os.close(at)
+            way = next(ways(rows, inode), None)
+        return f"inode {inode:x}" if way is None else shown(way)
 
     def _locate(self, directory: InodeId) -> tuple[InodeId, bytes]:
         with self._rows() as rows:
@@ -363,24 +338,6 @@ class BlockReader:
         if self._root is not None:
             os.close(self._root)
             self._root = None
-
-
-def _way(rows: Index, inode: InodeId, place: tuple[InodeId, bytes]) -> list[tuple[InodeId, bytes]]:
-    """Each object from the root's entry down to the inode, with its name; empty if it hangs in the air."""
-    parent, name = place
-    way = [(inode, name)]
-    while parent != ROOT:
-        links = rows.links(parent)
-        if not links:
-            return []
-        inode, (parent, name) = parent, links[0]
-        way.append((inode, name))
-    return way[::-1]
-
-
-def _shown(way: list[tuple[InodeId, bytes]]) -> str:
-    """The path, for people."""
-    return display(b"/".join(name for _, name in way))
 
 
 def _pread(fd: int, length: int, offset: int) -> bytes:

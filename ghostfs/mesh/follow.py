@@ -25,12 +25,12 @@ from ghostfs.mesh.blocks import BlockReader
 from ghostfs.mesh.codec import encode_fingerprint
 from ghostfs.mesh.compression import Compressor
 from ghostfs.mesh.firstsync import FirstSync, Lease
-from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.heads import Head, HeadWatch
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.outgoing import Outgoing, Scope
 from ghostfs.mesh.roster import Attendance
 from ghostfs.mesh.snapshots import Snapshot, SnapshotStore
+from ghostfs.mesh.unreadable import Unreadable
 from ghostfs.mesh.workers import Workers, dropped, undisturbed
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.model import Cursor, Dirent, Epoch, Inode, Seq
@@ -64,7 +64,7 @@ class SessionSource:
     layout: SessionLayout
     indexes: IndexPool
     watch: HeadWatch
-    forbidden: Forbidden
+    unreadable: Unreadable
 
 
 class Wire(Protocol):
@@ -299,7 +299,7 @@ class FollowStream:
             inodes,
             dirents,
             spool_dir=self._spool_dir,
-            reader=BlockReader(self._source.layout, self._source.indexes, self._source.forbidden),
+            reader=BlockReader(self._source.layout, self._source.indexes, self._source.unreadable),
             compressor=self._compressor,
             inline_max=self._limits.inline_max,
             inline_above=inline_above,

@@ -179,7 +179,7 @@ class HubService:
             _check_wants(request.wants)
             source = self._sources.existing(request.session)
             reader = BlockReader(
-                source.layout, source.indexes, source.forbidden, patience=self._settings.patience
+                source.layout, source.indexes, source.unreadable, patience=self._settings.patience
             )
             # Nothing is kept of a node that does not follow: it may state any id.
             attendance = self._roster.known(request.session, node_id) or Attendance()

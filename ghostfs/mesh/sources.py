@@ -12,10 +12,10 @@ import structlog
 
 from ghostfs.errors import SessionNotFound
 from ghostfs.mesh.follow import SessionSource
-from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.heads import HeadWatch
 from ghostfs.mesh.indexpool import IndexPool
 from ghostfs.mesh.snapshots import SnapshotStore
+from ghostfs.mesh.unreadable import Unreadable
 from ghostfs.mesh.workers import Workers
 from ghostfs.mirror.layout import DataDir
 
@@ -69,7 +69,7 @@ class Sources:
                 on_taken_back=partial(self._note, self._taken_back, session),
             )
             source = self._sources[session] = SessionSource(
-                session, layout, indexes, watch, Forbidden(session)
+                session, layout, indexes, watch, Unreadable(session)
             )
         return source
 

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from ghostfs.content import BLOCK_SIZE, BlockList, block_digest
 from ghostfs.errors import Superseded
 from ghostfs.mesh.blocks import BlockReader, BlockUnavailable
-from ghostfs.mesh.forbidden import Forbidden
 from ghostfs.mesh.indexpool import IndexPool
+from ghostfs.mesh.unreadable import Unreadable
 from ghostfs.mirror.layout import DataDir
 from ghostfs.model import ROOT, Inode, InodeId, Kind
 
@@ -215,11 +215,11 @@ def own(session: Any) -> Iterator[Any]:
         made.index.close()
 
 
-def read_as_nobody(session: Any, inode: InodeId, digest: Any, forbidden: Forbidden) -> bytes:
+def read_as_nobody(session: Any, inode: InodeId, digest: Any, unreadable: Unreadable) -> bytes:
     """One block, by a reader of a user who owns the tree and has no rights beside."""
     pool = IndexPool(session.layout.index_db, session.name)
     try:
-        with as_nobody(), BlockReader(session.layout, pool, forbidden) as reader:
+        with as_nobody(), BlockReader(session.layout, pool, unreadable) as reader:
             return reader.read(inode, 0, digest)
     finally:
         pool.close()
@@ -263,19 +263,19 @@ def test_what_may_not_be_read_is_superseded_and_said_once(own: Any, mode: int) -
     own.sync()
     owned_by_nobody(own)
     (own.tree / "f").chmod(mode)
-    inode, digest, forbidden = own.id_of("f"), digests(own, "f").get(0), Forbidden(own.name)
+    inode, digest, unreadable = own.id_of("f"), digests(own, "f").get(0), Unreadable(own.name)
     with capture_logs() as logs:
         for _ in range(3):
             with pytest.raises(Superseded):
-                read_as_nobody(own, inode, digest, forbidden)
+                read_as_nobody(own, inode, digest, unreadable)
     assert [(log["event"], log["path"], log["error"]) for log in logs] == [
         ("file_unreadable", "f", "Permission denied")
     ]
     (own.tree / "f").chmod(0o600)
-    assert read_as_nobody(own, inode, digest, forbidden) == b"secret"
+    assert read_as_nobody(own, inode, digest, unreadable) == b"secret"
     (own.tree / "f").chmod(mode)
     with capture_logs() as logs, pytest.raises(Superseded):
-        read_as_nobody(own, inode, digest, forbidden)
+        read_as_nobody(own, inode, digest, unreadable)
     assert len(logs) == 1
 
 
@@ -287,11 +287,11 @@ def test_what_lies_in_a_closed_directory_is_superseded_but_for_another_link(own:
     own.sync()
     owned_by_nobody(own)
     (own.tree / "d").chmod(0)
-    forbidden = Forbidden(own.name)
+    unreadable = Unreadable(own.name)
     with capture_logs() as logs, pytest.raises(Superseded):
-        read_as_nobody(own, own.id_of("d/e/f"), digests(own, "d/e/f").get(0), forbidden)
+        read_as_nobody(own, own.id_of("d/e/f"), digests(own, "d/e/f").get(0), unreadable)
     assert [log["path"] for log in logs] == ["d/e/f"]
-    assert read_as_nobody(own, own.id_of("z"), digests(own, "z").get(0), forbidden) == b"out"
+    assert read_as_nobody(own, own.id_of("z"), digests(own, "z").get(0), unreadable) == b"out"
 
 
 def test_another_forbidden_thing_in_the_way_proves_nothing(own: Any) -> None:
@@ -311,7 +311,7 @@ def test_another_forbidden_thing_in_the_way_proves_nothing(own: Any) -> None:
     with capture_logs() as logs:
         for inode, digest in wanted.items():
             with pytest.raises(BlockUnavailable):
-                read_as_nobody(own, inode, digest, Forbidden(own.name))
+                read_as_nobody(own, inode, digest, Unreadable(own.name))
     assert logs == []
 
 
@@ -324,7 +324,7 @@ def test_the_spool_has_what_may_not_be_read(own: Any) -> None:
     owned_by_nobody(own)
     (own.tree / "f").chmod(0)
     with capture_logs() as logs:
-        assert read_as_nobody(own, own.id_of("f"), digest, Forbidden(own.name)) == b"hashed"
+        assert read_as_nobody(own, own.id_of("f"), digest, Unreadable(own.name)) == b"hashed"
     assert logs == []
 
 
@@ -339,13 +339,13 @@ def test_a_tree_that_is_out_of_reach_is_no_trouble_of_its_files(own: Any) -> Non
     kept.rename(own.layout.state / "shut" / "tree")
     (own.layout.state / "shut").chmod(0)
     with capture_logs() as logs, pytest.raises(BlockUnavailable):
-        read_as_nobody(own, inode, digest, Forbidden(own.name))
+        read_as_nobody(own, inode, digest, Unreadable(own.name))
     assert logs == []
 
 
 def test_a_great_many_are_not_all_named() -> None:
-    forbidden = Forbidden("work")
+    unreadable = Unreadable("work")
     with capture_logs() as logs:
         for number in range(2, 500):
-            forbidden.add(InodeId(number), f"f{number}", "Permission denied")
+            unreadable.add(InodeId(number), f"f{number}", "Permission denied")
     assert [log["event"] for log in logs] == ["file_unreadable"] * 100 + ["more_files_unreadable"]

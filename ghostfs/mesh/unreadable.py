@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Forbidden"]
+__all__ = ["Unreadable"]
 
 import threading
 
@@ -16,7 +16,7 @@ _NAMED_MAX = 100
 """Files that are named in the log. A session may hold any number that cannot be read; one more line says so."""
 
 
-class Forbidden:
+class Unreadable:
     """The inodes of one session that were met and cannot be read. Thread-safe."""
 
     def __init__(self, session: str) -> None:
