@@ -22,7 +22,7 @@ _TEXT_MAX = 1024
 _SINK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 """`fuse_log_func_t`: a level as syslog(3) has them, a format, and a va_list, which is passed by its address."""
 
-_libc = ctypes.CDLL(None, use_errno=False)
+_libc = ctypes.CDLL(None)
 _kept: list[Any] = []
 """libfuse goes on calling what it was given."""
 

@@ -99,7 +99,7 @@ class Files(Changed):
         """Makes a directory's entries durable in the tree. Blocks: call it off the loop."""
         with self._lock:
             record = self._record(inode)
-            at = self._fd_of_unlinked(record) if record.unlinked else self._directories.fd(inode)
+            at = self._held_fd(record) if record.unlinked else self._directories.fd(inode)
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
         try:
             os.fsync(fd)
@@ -176,7 +176,7 @@ class Files(Changed):
     def _open_backing(self, record: Record, base: int, *, writable: bool) -> int:
         """Opens the backing file, for reading too where that is allowed, so that it can be settled."""
         if record.unlinked:
-            path: bytes | str = f"/proc/self/fd/{self._fd_of_unlinked(record)}"
+            path: bytes | str = f"/proc/self/fd/{self._held_fd(record)}"
             base &= ~os.O_NOFOLLOW
             parent_fd = None
         else:

@@ -146,8 +146,7 @@ class Gatherer:
     def nothing_changed(self) -> None:
         """Nothing is to be committed: what dirty.log names was announced and then failed."""
         with self._working.lock:
-            if self._working.logged_and_empty:
-                self._shorten_log()
+            self._shorten_log()
 
     def leave_out(self, gathered: Gathered, refused: Sealed) -> None:
         """The index will not have this one: the commit goes on without it, and, if the index does not know it,

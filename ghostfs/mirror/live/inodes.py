@@ -203,11 +203,11 @@ class Inodes:
         if record.id == ROOT:
             return os.fstat(self._root_fd)
         if record.unlinked:
-            return os.fstat(self._fd_of_unlinked(record))
+            return os.fstat(self._held_fd(record))
         return os.stat(record.name, dir_fd=self._directories.fd(record.parent), follow_symlinks=False)
 
-    def _fd_of_unlinked(self, record: Record) -> int:
-        """What still leads to an inode without a name; perhaps an O_PATH descriptor."""
+    def _held_fd(self, record: Record) -> int:
+        """What leads to an inode whatever its name: of one that is open, or has none; perhaps an O_PATH descriptor."""
         if record.handles:
             return record.handles[-1].fd
         if record.kept_fd is None:
@@ -220,7 +220,7 @@ class Inodes:
             return b"/proc/self/fd/%d" % self._root_fd, True
         if not record.unlinked and not record.handles:
             return b"/proc/self/fd/%d/%s" % (self._directories.fd(record.parent), record.name), False
-        return b"/proc/self/fd/%d" % self._fd_of_unlinked(record), True
+        return b"/proc/self/fd/%d" % self._held_fd(record), True
 
     def _drop_if_idle(self, record: Record) -> None:
         if record.idle and record.settle_fd is None and record.id != ROOT:

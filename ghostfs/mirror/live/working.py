@@ -67,11 +67,6 @@ class WorkingSet:
     def empty(self) -> bool:
         return not (self.names or self.ready or self.hot or self.committing)
 
-    @property
-    def logged_and_empty(self) -> bool:
-        """Whether dirty.log names something though nothing waits to be committed."""
-        return self._logged > 0 and self.empty and not self.unreadable
-
     def child(self, parent: InodeId, name: bytes) -> InodeId | Absent | None:
         """What the name means, if it was changed since the index last heard of it."""
         for names in (self.names, self.committing):
@@ -148,6 +143,8 @@ class WorkingSet:
 
     def compact_log(self) -> None:
         """Empties dirty.log once the index knows everything; shortens it if that never comes."""
+        if not self._logged:
+            return
         if self.empty and not self.unreadable:
             self._log.reset()
         elif self._logged > _COMPACT_FROM + 2 * len(self):
