@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["mount", "umount"]
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -37,30 +38,35 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
       ghostfs mount --create demo ~/demo
       ghostfs mount -f --log-level debug demo ~/demo
     """
-    from ghostfs.fs import lifecycle
-    from ghostfs.index import asides
+    from ghostfs.fs.starting import MountProcess
 
-    settings = options.load(daemon=foreground, **common)
-    index_db = options.data_dir(settings).session(name).index_db
-    before = asides(index_db)
-    lifecycle.mount(
-        lifecycle.MountOptions(
-            session=name,
-            mountpoint=_absolute(directory),
-            data_dir=settings.data_dir,
-            foreground=foreground,
-            create=create,
-            writeback=settings.writeback,
-            xattrs=settings.xattrs,
-            allow_other=settings.allow_other,
-            poll_us=settings.poll_us,
-            metrics_listen=settings.metrics_listen,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-            log_file=settings.log_file,
-            mirror=options.mirror_settings(settings),
+    with contextlib.nullcontext() if foreground else MountProcess(name, _absolute(directory)) as process:
+        # Loaded only now: the process of the mount loads meanwhile.
+        from ghostfs.fs import lifecycle
+        from ghostfs.index import asides
+
+        settings = options.load(daemon=foreground, **common)
+        index_db = options.data_dir(settings).session(name).index_db
+        before = asides(index_db)
+        lifecycle.mount(
+            lifecycle.MountOptions(
+                session=name,
+                mountpoint=_absolute(directory),
+                data_dir=settings.data_dir,
+                foreground=foreground,
+                create=create,
+                writeback=settings.writeback,
+                xattrs=settings.xattrs,
+                allow_other=settings.allow_other,
+                poll_us=settings.poll_us,
+                metrics_listen=settings.metrics_listen,
+                log_level=settings.log_level,
+                log_format=settings.log_format,
+                log_file=settings.log_file,
+                mirror=options.mirror_settings(settings),
+            ),
+            process,
         )
-    )
     if foreground:
         return  # its log has said so
     for aside in asides(index_db) - before:

@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from ghostfs.config import Settings
     from ghostfs.mirror.layout import DataDir
-    from ghostfs.mirror.live.session import MirrorSettings
+    from ghostfs.mirror.live.settings import MirrorSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,7 +84,7 @@ def data_dir(settings: Settings) -> DataDir:
 
 def mirror_settings(settings: Settings) -> MirrorSettings:
     """What a mirror is told, in its own units."""
-    from ghostfs.mirror.live.session import MirrorSettings
+    from ghostfs.mirror.live.settings import MirrorSettings
 
     return MirrorSettings(
         hash_workers=settings.hash_workers,

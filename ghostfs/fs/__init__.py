@@ -12,7 +12,8 @@
     mounts        the kernel's mount table
     serve         the life of a mount process, from taking the mirror to the last commit
     lifecycle     `mount` and `unmount`, as the command line calls them
-    process       the start of a mount in the background, seen from both sides
+    starting      the start of a mount in the background, as its starter sees it
+    process       and as the process of the mount does
 
 A mount is one process: pyfuse3 keeps its state in module globals.
 """

@@ -1,4 +1,4 @@
-"""`python -m ghostfs.fs`: the process of a mount in the background. `ghostfs.fs.process.start` runs it."""
+"""`python -m ghostfs.fs`: the process of a mount in the background. `ghostfs.fs.starting` runs it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["MountOptions", "mount", "unmount"]
 
+import contextlib
 import os
 import select
 import time
@@ -13,9 +14,10 @@ from pathlib import Path
 import structlog
 
 from ghostfs.errors import GhostError, MountError, PeerError, in_words
-from ghostfs.fs import preflight, process
+from ghostfs.fs import preflight
 from ghostfs.fs.mounts import Mounted, detach, find, mounted, users_of
 from ghostfs.fs.options import MountOptions
+from ghostfs.fs.starting import MountProcess
 from ghostfs.index import Index
 from ghostfs.mirror.control import ControlClient
 from ghostfs.mirror.layout import DataDir
@@ -33,8 +35,10 @@ _LOOK_EVERY_S = 0.5
 _ANSWER_TIMEOUT_S = 2.0
 
 
-def mount(options: MountOptions) -> None:
+def mount(options: MountOptions, process: MountProcess | None = None) -> None:
     """Mounts a session. In the background, returns when the mount answers; in the foreground, when it has ended.
+
+    `process` is that of a mount in the background, if it is loading already.
 
     Raises:
         SessionNotFound, SessionBusy, MountError, GhostError: with what to do, on one line; then nothing of a
@@ -55,8 +59,11 @@ def mount(options: MountOptions) -> None:
         from ghostfs.fs.serve import serve
 
         serve(options, mountpoint, lambda: None)
-    else:
-        process.start(options, mountpoint)
+        return
+    with contextlib.ExitStack() as ours:
+        if process is None:
+            process = ours.enter_context(MountProcess(options.session, mountpoint))
+        process.mount(options, mountpoint)
 
 
 def unmount(directory: Path, *, timeout: float | None = None, waiting: Waiting | None = None) -> None:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ghostfs.mirror.live.session import MirrorSettings
+from ghostfs.mirror.layout import DataDir
+from ghostfs.mirror.live.settings import MirrorSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class MountOptions:
     log_format: str = "auto"
     log_file: Path | None = None
     mirror: MirrorSettings = field(default_factory=MirrorSettings)
+
+    @property
+    def where_it_logs(self) -> Path:
+        """The log file of a mount in the background."""
+        return self.log_file or DataDir(self.data_dir).session(self.session).log_file
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)

@@ -1,82 +1,43 @@
-"""The start of a mount in the background, seen from both sides.
+"""The process of a mount in the background, from its start on; `ghostfs.fs.starting` is the other side.
 
-The starter runs `python -m ghostfs.fs`, a fresh interpreter that loads what a mount needs and no more, and
-hands it the options on standard input. It forks, so that the mount belongs to nobody who would have to
-wait for it, and reports over a pipe: ready, or the reason why not. If the starter has gone by then, the
-mount ends again.
+Once it has loaded all it needs, it reads from standard input what to mount. It forks, so that the mount
+belongs to nobody who would have to wait for it, and reports over a pipe: ready, or the reason why not. If
+the starter has gone by then, the mount ends again.
 """
 
 from __future__ import annotations
 
-__all__ = ["main", "start"]
+__all__ = ["main"]
 
 import errno
 import faulthandler
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import structlog
 
-from ghostfs import errors, logs
-from ghostfs.errors import ExitCode, GhostError, MountError, in_words
+from ghostfs import logs
+from ghostfs.errors import ExitCode, GhostError, in_words
 from ghostfs.fs.options import MountOptions
-from ghostfs.mirror.layout import DataDir
+from ghostfs.fs.serve import serve
 
 log = structlog.get_logger(__name__)
 
 
-def start(options: MountOptions, mountpoint: Path) -> None:
-    """Returns when the mount answers.
-
-    Raises:
-        GhostError: it does not, and why; then nothing of it is left.
-    """
-    reading, writing = os.pipe()
-    with open(reading, "rb") as report, tempfile.TemporaryFile() as said:  # noqa: PTH123 (a descriptor)
-        try:
-            request = {"report": writing, "mountpoint": str(mountpoint), "options": options.to_json()}
-            # The names are for whoever looks at the process list; the process reads its standard input.
-            subprocess.run(
-                [sys.executable, "-m", "ghostfs.fs", options.session, str(mountpoint)],
-                input=json.dumps(request).encode(),
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                pass_fds=(writing,),
-                start_new_session=True,
-                check=False,
-            )
-        finally:
-            os.close(writing)
-        line = report.readline()
-        if not line:
-            said.seek(0)
-            last = said.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise MountError(
-                f"the mount process ended before it answered{': ' if last else ''}{last}; "
-                f"its log is {_log_file(options)}"
-            )
-    answer = json.loads(line)
-    if "error" in answer:
-        kind = getattr(errors, answer["kind"], MountError)
-        raise kind(answer["error"])
-
-
 def main() -> int:
     """The mount process. Not for people: `ghostfs mount` is."""
-    # Loaded here: whoever starts a mount imports this module too, and needs no trio and no pyfuse3.
-    from ghostfs.fs.serve import serve
-
-    request = json.loads(sys.stdin.read())
+    asked = sys.stdin.read()
+    if not asked:
+        return ExitCode.OK  # the starter has gone
+    request = json.loads(asked)
     if os.fork():
         os._exit(0)
     report = _Report(int(request["report"]))
     options = MountOptions.from_json(request["options"])
     try:
-        _take_over_output(_log_file(options), options)
+        _take_over_output(options.where_it_logs, options)
         serve(options, Path(request["mountpoint"]), lambda: report.say({"ready": os.getpid()}))
     except GhostError as error:
         log.error("mount_failed", error=str(error))  # noqa: TRY400 (the message says all)
@@ -85,13 +46,9 @@ def main() -> int:
     except Exception as error:
         log.exception("mount_failed")
         why = in_words(error) if isinstance(error, OSError) else repr(error)
-        report.fail("MountError", f"the mount failed: {why}; its log is {_log_file(options)}")
+        report.fail("MountError", f"the mount failed: {why}; its log is {options.where_it_logs}")
         return ExitCode.FAILURE
     return ExitCode.OK
-
-
-def _log_file(options: MountOptions) -> Path:
-    return options.log_file or DataDir(options.data_dir).session(options.session).log_file
 
 
 def _take_over_output(file: Path, options: MountOptions) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ghostfs.fs import mounts
 from ghostfs.fs.lifecycle import MountOptions
 from ghostfs.fs.mounts import Mounted, find, mounted, source_name
-from ghostfs.mirror.live.session import MirrorSettings
+from ghostfs.mirror.live.settings import MirrorSettings
 from ghostfs.mirror.owner import OwnerLock, is_held
 
 

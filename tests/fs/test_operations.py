@@ -19,7 +19,8 @@ import trio
 from ghostfs.fs.operations import Operations
 from ghostfs.fs.overlay import Overlay, is_virtual
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror, create_session
+from ghostfs.mirror.live.session import OwnedMirror, create_session
+from ghostfs.mirror.live.settings import MirrorSettings
 from ghostfs.model import ROOT
 
 CALLER = pyfuse3.RequestContext()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ghostfs.errors import ExitCode, MountError
-from ghostfs.fs import process, serve
+from ghostfs.fs import process
 from ghostfs.fs.options import MountOptions
+from ghostfs.fs.starting import MountProcess
 
 Serve = Callable[[MountOptions, Path, Callable[[], None]], None]
 
@@ -39,7 +43,7 @@ def run(
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
         monkeypatch.setattr(os, "fork", lambda: 0)
         monkeypatch.setattr(process, "_take_over_output", lambda *_: None)
-        monkeypatch.setattr(serve, "serve", with_serve)
+        monkeypatch.setattr(process, "serve", with_serve)
         with capture_logs() as said:
             code = process.main()
         return code, said
@@ -89,3 +93,18 @@ def test_what_fails_before_is_told(
     code, _ = run(fail)
     assert code == MountError.exit_code
     assert answers(report) == [{"error": "not today", "kind": "MountError"}]
+
+
+def test_a_mount_process_that_was_never_told_what_to_mount_is_ended(tmp_path: Path) -> None:
+    with MountProcess("work", tmp_path / "mnt") as started:
+        held = os.pidfd_open(started.pid)
+    ended, _, _ = select.select([held], [], [], 0)
+    os.close(held)
+    assert ended, "it was waited for, so it is gone when the block is left"
+
+
+def test_a_mount_process_whose_starter_was_killed_while_it_loaded_ends_by_itself() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ghostfs.fs"], input=b"", capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.OK, b"", b"")

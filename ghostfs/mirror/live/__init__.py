@@ -1,6 +1,7 @@
 """The live side of a mirror: the tree is used here, and every change of it is captured.
 
     session     owning a mirror from start to end: make, open, recover, close
+    settings    how it is to work
     mirror      the operations of a filesystem, over files and inodes
     files       open files: every write goes into the file's block map as it happens
     changed     changed inodes, as the capture thread reads them until the index has them

@@ -7,7 +7,7 @@ what changed; without a usable index everything.
 
 from __future__ import annotations
 
-__all__ = ["Ending", "MirrorSettings", "OwnedMirror", "Recovery", "create_session"]
+__all__ = ["Ending", "OwnedMirror", "Recovery", "create_session"]
 
 import contextlib
 import enum
@@ -35,6 +35,7 @@ from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.reconcile import Reconciler
 from ghostfs.mirror.live.retention import Retention
 from ghostfs.mirror.live.rights import Rights
+from ghostfs.mirror.live.settings import MirrorSettings
 from ghostfs.mirror.live.settle import SettleRule
 from ghostfs.mirror.live.settling import Settling
 from ghostfs.mirror.live.spool import Spool
@@ -51,18 +52,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITEBACK_NS = 60_000_000_000
 """Longer than Linux keeps dirty pages (30 s, and 5 s between two looks): what was written before this
 long ahead of the last commit has reached the disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorSettings:
-    """Seconds and bytes; `docs/settings.md` explains each."""
-
-    hash_workers: int = 0
-    settle_quiet: float = 1.0
-    settle_max_age: float = 5.0
-    commit_interval: float = 0.002
-    spool_bytes: int = 256 << 20
-    tombstone_retention: float = 7 * 86400.0
 
 
 class Ending(enum.StrEnum):

@@ -21,7 +21,8 @@ from ghostfs.mirror.live.capture import Capture
 from ghostfs.mirror.live.gathered import Gathered
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.records import FileHandle
-from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror, create_session
+from ghostfs.mirror.live.session import OwnedMirror, create_session
+from ghostfs.mirror.live.settings import MirrorSettings
 from ghostfs.mirror.live.verify import verify
 from ghostfs.model import NEVER, ROOT, InodeId, Kind
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ghostfs.mirror.layout import DataDir
-from ghostfs.mirror.live.session import MirrorSettings, OwnedMirror
+from ghostfs.mirror.live.session import OwnedMirror
+from ghostfs.mirror.live.settings import MirrorSettings
 from ghostfs.model import ROOT, InodeId
 
 UID, GID = os.geteuid(), os.getegid()
