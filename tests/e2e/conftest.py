@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 from stack import Stack
 
 
@@ -21,14 +21,8 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Stack]:
     """The same on a filesystem of 16 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "small", disk], check=True)
-    try:
-        with Stack(disk / "stack") as made:
-            yield made
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    with small_disk(tmp_path, "16m") as disk, Stack(disk / "stack") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -200,15 +201,10 @@ def test_any_record_survives(tmp_path_factory: pytest.TempPathFactory, records: 
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of half a MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "small", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    with small_disk(tmp_path, "512k") as made:
+        yield made
 
 
 def fill(disk: Path) -> None:
@@ -226,21 +222,21 @@ def until_full(write: Callable[[], object]) -> None:
             return
 
 
-def test_a_full_disk_leaves_room_for_what_makes_room(small_disk: Path) -> None:
-    path = small_disk / "dirty.log"
+def test_a_full_disk_leaves_room_for_what_makes_room(disk: Path) -> None:
+    path = disk / "dirty.log"
     with DirtyLog(path) as log:
-        fill(small_disk)
+        fill(disk)
         for number in range(1000):
             log.append_inode(InodeId(number + 1))
         assert len(DirtyLog.entries(path).inodes) == 1000
-        (small_disk / "ballast").unlink()
+        (disk / "ballast").unlink()
         log.reset()
-        fill(small_disk)
+        fill(disk)
         log.append_dirent(ROOT, NAME, None)
 
 
-def test_a_disk_that_is_full_to_the_brim_is_said(small_disk: Path) -> None:
-    with DirtyLog(small_disk / "dirty.log") as log:
-        fill(small_disk)
+def test_a_disk_that_is_full_to_the_brim_is_said(disk: Path) -> None:
+    with DirtyLog(disk / "dirty.log") as log:
+        fill(disk)
         until_full(lambda: log.append_inode(InodeId(1)))
         assert DirtyLog.entries(log.path).torn is False

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 
 from ghostfs.cli import main
 from ghostfs.errors import ExitCode
@@ -22,15 +22,10 @@ _MOST = 40
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "small", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    with small_disk(tmp_path, "1m") as made:
+        yield made
 
 
 def fill(disk: Path, *, free: int) -> None:
@@ -53,33 +48,33 @@ def failure(make: Callable[[Path], None], path: Path) -> OSError | None:
 @pytest.mark.parametrize(
     "make", [lambda at: Index.create(at).close(), lambda at: Members.open(at).close()], ids=["index", "hub"]
 )
-def test_what_cannot_be_made_leaves_nothing(small_disk: Path, make: Callable[[Path], None]) -> None:
+def test_what_cannot_be_made_leaves_nothing(disk: Path, make: Callable[[Path], None]) -> None:
     """At every place at which the disk can become full, SQLite ending the transaction by itself or not."""
-    path = small_disk / "things.db"
+    path = disk / "things.db"
     for free in range(_MOST):
-        fill(small_disk, free=free)
+        fill(disk, free=free)
         if (error := failure(make, path)) is None:
             break
         assert (error.errno, error.strerror) == (errno.ENOSPC, os.strerror(errno.ENOSPC)), free
-        assert not list(small_disk.glob("*.new*")), free
-        (small_disk / "ballast").unlink()
+        assert not list(disk.glob("*.new*")), free
+        (disk / "ballast").unlink()
         if not path.exists():  # else it was made whole, and there was no room for opening it
             make(path)
         with closing(sqlite3.connect(path)) as made:
             assert made.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        for left in small_disk.glob("things.db*"):
+        for left in disk.glob("things.db*"):
             left.unlink()
     assert 5 < free < _MOST - 1
 
 
 def test_a_session_that_cannot_be_made_is_one_line_and_not_listed(
-    small_disk: Path, capsys: pytest.CaptureFixture[str]
+    disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = ["--data-dir", str(small_disk / "data")]
+    data = ["--data-dir", str(disk / "data")]
     assert main([*data, "session", "create", "there"]) == 0
     failed = 0
     for free in range(_MOST):
-        fill(small_disk, free=free)
+        fill(disk, free=free)
         capsys.readouterr()
         code = main([*data, "session", "create", f"s{free}"])
         said = capsys.readouterr().err
@@ -89,20 +84,18 @@ def test_a_session_that_cannot_be_made_is_one_line_and_not_listed(
         assert code == ExitCode.FAILURE
         assert said.startswith("ghostfs: No space left on device: ")
         assert said.count("\n") == 1
-        assert not (small_disk / f"data/sessions/s{free}/tree").exists()
+        assert not (disk / f"data/sessions/s{free}/tree").exists()
     assert 5 < failed < _MOST
 
 
-def test_looking_at_an_index_on_a_full_disk_says_so(
-    small_disk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = ["--data-dir", str(small_disk)]
+def test_looking_at_an_index_on_a_full_disk_says_so(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data-dir", str(disk)]
     assert main([*data, "session", "create", "demo"]) == 0
-    fill(small_disk, free=0)
+    fill(disk, free=0)
     capsys.readouterr()
     assert main([*data, "session", "list"]) == 0
     shown = capsys.readouterr().out
-    assert f"No space left on device: {small_disk}/sessions/demo/index.db" in shown
+    assert f"No space left on device: {disk}/sessions/demo/index.db" in shown
     assert "Input/output" not in shown
 
 
@@ -112,13 +105,13 @@ def io_error(code: int) -> sqlite3.Error:
     return error
 
 
-def test_a_disk_that_fails_is_not_called_full(small_disk: Path, tmp_path: Path) -> None:
-    fill(small_disk, free=0)
+def test_a_disk_that_fails_is_not_called_full(disk: Path, tmp_path: Path) -> None:
+    fill(disk, free=0)
     for code, place, number in (
-        (sqlite3.SQLITE_IOERR_WRITE, small_disk, errno.ENOSPC),
+        (sqlite3.SQLITE_IOERR_WRITE, disk, errno.ENOSPC),
         (sqlite3.SQLITE_IOERR_WRITE, tmp_path, errno.EIO),
-        (sqlite3.SQLITE_IOERR_READ, small_disk, errno.EIO),
-        (sqlite3.SQLITE_IOERR_WRITE, small_disk / "gone", errno.EIO),
+        (sqlite3.SQLITE_IOERR_READ, disk, errno.EIO),
+        (sqlite3.SQLITE_IOERR_WRITE, disk / "gone", errno.EIO),
     ):
         raised = translate(io_error(code), place / "index.db")
         assert isinstance(raised, OSError)

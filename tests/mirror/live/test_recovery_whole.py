@@ -6,12 +6,12 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import small_disk
 
 from ghostfs.errors import IndexDamaged, SessionBusy, SessionExists, SessionNotFound
 from ghostfs.index import Index
@@ -279,10 +279,9 @@ def _written(live: Any, handle: Any, offset: int) -> int:
         return 0
 
 
-def test_a_disk_that_is_full_for_a_while(tmp_path: Path, new_live: Callable[..., Any]) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], check=True)
-    try:
-        live = new_live()
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path, live_class: Callable[..., Any]) -> None:
+    with small_disk(tmp_path, "4m") as disk:
+        live = live_class(disk)
         live.write("kept", b"x" * 1000)
         live.drain()
         filler = live.create("filler")
@@ -303,5 +302,3 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, new_live: Callable[...,
         live.settled()
         live.mirror.release(filler)
         live.close()
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
