@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["Site", "Workload", "expect", "needs"]
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Site:
         (self.notes / name).unlink(missing_ok=True)
 
 
-class Workload:
+class Workload(ABC):
     """One row of the tables. `name` is for the command line, `title` for the reader."""
 
     name: str
@@ -60,16 +61,16 @@ class Workload:
         """Why it cannot run on this machine; empty if it can."""
         return ""
 
-    def prepare(self, site: Site) -> None:
+    def prepare(self, site: Site) -> None:  # noqa: B027 (most need nothing)
         """Makes what `run` needs."""
 
+    @abstractmethod
     def run(self, site: Site) -> float | None:
         """The work; seconds, where it measures itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, site: Site) -> None:
         """Raises Failed if the work was not done."""
-        raise NotImplementedError
 
 
 def expect(what: str, found: object, wanted: object) -> None:
