@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["run"]
 
 import asyncio
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,15 +15,15 @@ import structlog
 
 from ghostfs import private
 from ghostfs.config import Settings
+from ghostfs.daemon import preflight
 from ghostfs.daemon.lifecycle import Daemon, finish
 from ghostfs.errors import ConfigError, NameTaken, NodeHalted
-from ghostfs.fs.mounts import mounted
 from ghostfs.mesh.fetcher import Replicating
 from ghostfs.mesh.follower import Follower, FollowerSettings
 from ghostfs.mesh.identity import node_identity
 from ghostfs.mesh.link import Link
 from ghostfs.mirror.layout import DataDir, SessionLayout
-from ghostfs.mirror.owner import OwnerLock, is_held
+from ghostfs.mirror.owner import OwnerLock
 from ghostfs.mirror.replica import ownership
 from ghostfs.mirror.replica.replica import Replica, ReplicaSettings
 from ghostfs.names import check_label
@@ -33,52 +32,6 @@ log = structlog.get_logger(__name__)
 
 _LEAVE_SECONDS = 1.2
 _MS = 1000
-
-
-def _check_root(root: Path, data: DataDir, sessions: Sequence[str]) -> None:
-    """That copies may lie there, as far as can be seen before anything is made."""
-    nearest = next(place for place in (root, *root.parents) if os.path.lexists(place))
-    if not nearest.is_dir():
-        raise ConfigError(f"--root must be a directory, and {nearest} is none: name another one")
-    resolved = root.resolve()
-    for entry in mounted():
-        # A copy inside a mounted session would be part of what is copied, without end.
-        if entry.is_ours and (entry.path == resolved or entry.path in resolved.parents):
-            raise ConfigError(
-                f"--root {root} lies inside the mounted session at {entry.path}: name a directory outside it"
-            )
-    own = data.path.resolve()
-    for place in (resolved, *((resolved / session).resolve() for session in sessions)):
-        for above in (place, *place.parents):
-            if above == own or _is_state(above):
-                raise ConfigError(
-                    f"--root {root}: {place} lies in GhostFS's own files at {above}: name a directory outside them"
-                )
-        if place != resolved and place in own.parents:
-            raise ConfigError(
-                f"the data directory {own} lies inside the copy {place}: choose another --data-dir"
-            )
-
-
-def _is_state(path: Path) -> bool:
-    """Whether a directory is a data directory, or the state of a session; a user's own may have some such names."""
-    data = DataDir(path)
-    try:
-        if (path / "index.db").is_file() and (path / "owner.lock").is_file():
-            return True
-        if any(mark.is_file() for mark in (data.hub_lock, data.node_lock)):
-            return data.hub_db.is_file() or data.node_id.is_file() or data.sessions.is_dir()
-        # One whose sessions were made, and perhaps mounted, but never served.
-        return any((data.sessions / name / "index.db").is_file() for name in data.session_names())
-    except PermissionError:
-        return False  # whoever may not look there may not write there either
-
-
-def _check_not_a_hubs(data: DataDir) -> None:
-    if data.hub_db.exists() or is_held(data.hub_lock):
-        raise ConfigError(
-            f"the data directory {data.path} is a hub's: give the node one of its own with --data-dir"
-        )
 
 
 def run(
@@ -111,8 +64,8 @@ def run(
     data = DataDir(settings.data_dir)
     root = root.absolute()
     layouts = {session: data.replica(session, root) for session in sessions}
-    _check_root(root, data, sessions)
-    _check_not_a_hubs(data)
+    preflight.check_root(root, data, sessions)
+    preflight.check_not_a_hubs(data)
     private.make_directory(data.path)
     root.mkdir(parents=True, exist_ok=True)  # open to whom the umask says: the copies are for everybody
     with OwnerLock(data.node_lock, what=f"the data directory {data.path} (node)").acquire():
