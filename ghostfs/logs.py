@@ -12,6 +12,7 @@ __all__ = ["LEVELS", "configure"]
 import logging
 import logging.handlers
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,7 +63,17 @@ def configure(
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """Names of files stand in it, so it is made for its owner alone."""
+    """Names of files stand in it, so it is made for its owner alone. It may be on the very disk of whose failure it
+    is to tell: what cannot be written is left out, and nobody who logs hears of it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looking whether it was renamed, and opening it anew, may fail too.
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
     def _open(self) -> TextIOWrapper:
         file = open(self.baseFilename, self.mode, encoding=self.encoding, opener=private.opener)  # noqa: SIM115

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from failing import FailingDisk
 
 from ghostfs import logs
 from ghostfs.errors import ConfigError
@@ -89,3 +91,28 @@ def test_a_rotated_file_is_reopened_and_a_second_configuration_replaces_the_firs
 def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be opened: Is a directory"):
         logs.configure(file=tmp_path)
+
+
+@pytest.mark.parametrize("failing", ["getattr", "write", "open"])
+def test_a_disk_that_fails_ends_nothing_and_is_written_to_again(
+    tmp_path: Path, failing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("below", "disk"):
+        (tmp_path / name).mkdir()
+    with FailingDisk(tmp_path / "below", tmp_path / "disk") as disk:
+        file = tmp_path / "disk" / "log"
+        logs.configure(renderer="json", file=file)
+        logger = structlog.get_logger()
+        logger.info("before")
+        if failing == "open":
+            file.rename(file.with_suffix(".1"))
+            disk.fail(errno.EROFS, "create", "open_to_write")
+        else:
+            disk.fail(errno.EIO, failing)
+        for _ in range(3):
+            logger.info("meanwhile")
+        disk.mend()
+        logger.info("after")
+        assert json.loads(file.read_text().splitlines()[-1])["event"] == "after"
+        logs.configure(stream=io.StringIO())
+    assert capsys.readouterr().err == ""
