@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ghostfs import private
 from ghostfs.config import Settings
+from ghostfs.daemon import preflight
 from ghostfs.daemon.lifecycle import Daemon, finish
 from ghostfs.errors import ConfigError
 from ghostfs.mesh.follow import HubLimits
@@ -36,12 +37,13 @@ def run(settings: Settings, *, ready_fd: int | None = None) -> None:
     """Serve `settings.data_dir` until SIGTERM or SIGINT; returns in less than 2 s after either.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or the data directory is a node's.
         SessionBusy: another hub serves this data directory.
     """
     data = DataDir(settings.data_dir)
     listen = check_listen(settings.listen)
     private.make_directory(data.path)
+    preflight.check_not_a_nodes(data)
     with OwnerLock(data.hub_lock, what=f"the data directory {data.path} (hub)").acquire():
         check_free(listen)  # before anything is logged: whoever typed the command gets one line
         asyncio.run(_serve(settings, data, listen, ready_fd))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_not_a_hubs", "check_root", "is_state"]
+__all__ = ["check_not_a_hubs", "check_not_a_nodes", "check_root", "is_state"]
 
 import os
 from collections.abc import Sequence
@@ -47,12 +47,32 @@ def check_not_a_hubs(data: DataDir) -> None:
     """That a node may be started on the data directory.
 
     Raises:
-        ConfigError: a hub was.
+        ConfigError: a hub was, or is.
     """
     if data.hub_db.exists() or is_held(data.hub_lock):
-        raise ConfigError(
-            f"the data directory {data.path} is a hub's: give the node one of its own with --data-dir"
-        )
+        raise _belongs_to(data, "hub", wanted_for="node")
+
+
+def check_not_a_nodes(data: DataDir) -> None:
+    """That a hub may be started on the data directory, which is there.
+
+    Raises:
+        ConfigError: it would have nothing to serve, because a node keeps its copies there; or a node is running.
+    """
+    # What a node left where sessions are made, or were served, does not count: it must not shut out their hub.
+    is_nodes = _has_copies(data) and not (data.hub_db.exists() or data.session_names())
+    if is_nodes or is_held(data.node_lock):
+        raise _belongs_to(data, "node", wanted_for="hub")
+
+
+def _has_copies(data: DataDir) -> bool:
+    return data.node_id.exists() or any(data.replicas.glob("*/index.db"))
+
+
+def _belongs_to(data: DataDir, whose: str, *, wanted_for: str) -> ConfigError:
+    return ConfigError(
+        f"the data directory {data.path} is a {whose}'s: give the {wanted_for} one of its own with --data-dir"
+    )
 
 
 def is_state(path: Path) -> bool:
