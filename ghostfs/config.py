@@ -141,6 +141,14 @@ class Settings(BaseSettings):
         False,
         description="Let other users into a mount; for a mounter who is not root it needs user_allow_other in /etc/fuse.conf.",
     )
+    mount_uid: Annotated[int, Ge(0), Le(0xFFFF_FFFE)] | None = Field(
+        None,
+        description="Owner that a mount shows of all files, and by which it lets users do things, whoever owns them in the tree; not set: the one in the tree.",
+    )
+    mount_gid: Annotated[int, Ge(0), Le(0xFFFF_FFFE)] | None = Field(
+        None,
+        description="Group that a mount shows of all files, likewise; not set: the one in the tree.",
+    )
     poll_us: Annotated[int, Ge(0), Le(1000)] = Field(
         30,
         description="How long a busy mount polls for the next request before it sleeps; 0 is off.",

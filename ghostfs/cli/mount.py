@@ -24,6 +24,8 @@ from ghostfs.names import display
 @click.option("--writeback/--no-writeback", default=None, help="Let the kernel gather writes.")
 @click.option("--xattrs/--no-xattrs", default=None, help="Serve extended attributes.")
 @click.option("--allow-other/--no-allow-other", default=None, help="Let other users in.")
+@click.option("--uid", "mount_uid", type=int, metavar="UID", help="Show all files as this user's.")
+@click.option("--gid", "mount_gid", type=int, metavar="GID", help="Show all files as this group's.")
 @options.common
 def mount(name: str, directory: Path, *, create: bool, foreground: bool, **common: Any) -> None:
     """Mount a session on a directory.
@@ -37,6 +39,7 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
       ghostfs mount demo ~/demo
       ghostfs mount --create demo ~/demo
       ghostfs mount -f --log-level debug demo ~/demo
+      ghostfs mount --allow-other --uid 1000 --gid 1000 demo /srv/demo
     """
     from ghostfs.fs.starting import MountProcess
 
@@ -58,6 +61,8 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
                 writeback=settings.writeback,
                 xattrs=settings.xattrs,
                 allow_other=settings.allow_other,
+                uid=settings.mount_uid,
+                gid=settings.mount_gid,
                 poll_us=settings.poll_us,
                 metrics_listen=settings.metrics_listen,
                 log_level=settings.log_level,

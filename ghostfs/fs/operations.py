@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
-from ghostfs.fs.attributes import NO_ENTRY, entry_of, statvfs_of
+from ghostfs.fs.attributes import NO_ENTRY, ShownOwner, statvfs_of
 from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
@@ -46,7 +46,13 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
 
     def __init__(
-        self, mirror: Mirror, overlay: Overlay, *, xattrs: bool = False, writeback: bool = False
+        self,
+        mirror: Mirror,
+        overlay: Overlay,
+        *,
+        xattrs: bool = False,
+        writeback: bool = False,
+        owner: ShownOwner = ShownOwner(),  # noqa: B008 (it never changes)
     ) -> None:
         super().__init__()
         self.enable_writeback_cache = writeback
@@ -56,6 +62,8 @@ class Operations(pyfuse3.Operations):
         self._mirror = mirror
         self._overlay = overlay
         self._xattrs = xattrs
+        self._owner = owner
+        self._entry_of = owner.entry_of
         self._handles = HandleTable()
         self._files = self._handles.files
         self._lookups: dict[int, int] = {}
@@ -175,7 +183,7 @@ class Operations(pyfuse3.Operations):
     def getattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if is_virtual(inode):
             return self._overlay.getattr(inode)
-        return entry_of(inode, self._mirror.getattr(inode))
+        return self._entry_of(inode, self._mirror.getattr(inode))
 
     @handler
     def setattr(
@@ -190,19 +198,22 @@ class Operations(pyfuse3.Operations):
         # to what has set-user-id: with HANDLE_KILLPRIV, the kernel leaves to us what either does to the mode.
         if is_virtual(inode):
             refuse()
+        uid, gid = self._owner.wanted(
+            wanted.st_uid if fields.update_uid else None, wanted.st_gid if fields.update_gid else None
+        )
         st = self._mirror.setattr(
             inode,
             mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
-            uid=wanted.st_uid if fields.update_uid else None,
-            gid=wanted.st_gid if fields.update_gid else None,
+            uid=uid,
+            gid=gid,
             size=wanted.st_size if fields.update_size else None,
             atime_ns=wanted.st_atime_ns if fields.update_atime else None,
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
             handle=None if fh is None else self._files.get(fh),
             keep_setid=ctx.uid == _PRIVILEGED,
-            caller=ctx.uid,
+            caller=self._owner.caller(ctx.uid),
         )
-        return entry_of(inode, st)
+        return self._entry_of(inode, st)
 
     @handler
     def statfs(self, _ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -340,7 +351,7 @@ class Operations(pyfuse3.Operations):
     def _known(self, inode: InodeId, st: os.stat_result) -> pyfuse3.EntryAttributes:
         """An answer by which the kernel learns of an inode."""
         self._lookups[inode] = self._lookups.get(inode, 0) + 1
-        return entry_of(inode, st)
+        return self._entry_of(inode, st)
 
     def _count(self, inode: int) -> None:
         if is_virtual(inode):
@@ -368,7 +379,7 @@ class Operations(pyfuse3.Operations):
             entry = self._overlay.entry(directory, name)
             return entry if entry.st_ino else None
         st = self._mirror.entry(directory, name, inode)
-        return None if st is None else entry_of(inode, st)
+        return None if st is None else self._entry_of(inode, st)
 
     def _check_xattr(self, inode: InodeId) -> None:
         if is_virtual(inode):

@@ -15,7 +15,8 @@ from ghostfs.mirror.live.settings import MirrorSettings
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """One mount. Settings have the names and meanings of `docs/settings.md`; paths are absolute.
+    """One mount. Settings have the names and meanings of `docs/settings.md`, where `uid` and `gid` are
+    `mount_uid` and `mount_gid`; paths are absolute.
 
     `log_file` None: the session's own log file for a mount in the background, standard error otherwise.
     """
@@ -28,6 +29,8 @@ class MountOptions:
     writeback: bool = False
     xattrs: bool = False
     allow_other: bool = False
+    uid: int | None = None
+    gid: int | None = None
     poll_us: int = 30
     metrics_listen: str = ""
     log_level: str = "info"

@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 
 import pyfuse3
 
-from ghostfs.fs.attributes import NO_ENTRY, VIRTUAL, entry_of
+from ghostfs.fs.attributes import NO_ENTRY, VIRTUAL, ShownOwner, entry_of
 from ghostfs.fs.handles import OverlayFile
 from ghostfs.model import ROOT, InodeId
 from ghostfs.names import OVERLAY, is_reserved
@@ -64,14 +64,21 @@ def refuse() -> NoReturn:
 class Overlay:
     """The tree of virtual inodes over a directory. Used by the FUSE loop's thread only."""
 
-    def __init__(self, source: Path, *, shared: bool = False) -> None:
-        """`source` need not exist. `shared`: other users are let in.
+    def __init__(
+        self,
+        source: Path,
+        *,
+        shared: bool = False,
+        owner: ShownOwner = ShownOwner(),  # noqa: B008 (it never changes)
+    ) -> None:
+        """`source` need not exist. `shared`: other users are let in. All is shown as `owner`'s, or else as ours.
 
         Permissions are shown with write for whoever can get in, because the kernel checks them first, and
         would answer EACCES instead of the EROFS that says what is the matter.
         """
         self._source = os.fsencode(source)
-        self._uid, self._gid = os.getuid(), os.getgid()
+        self._uid = os.getuid() if owner.uid is None else owner.uid
+        self._gid = os.getgid() if owner.gid is None else owner.gid
         self._extra_mode = 0o222 if shared else 0o200
         self._ids = itertools.count(_FIRST)
         self._paths: dict[int, bytes] = {_TOP: b""}

@@ -29,6 +29,7 @@ import trio
 
 from ghostfs.errors import ConfigError, MountError
 from ghostfs.fs import libfuse
+from ghostfs.fs.attributes import ShownOwner
 from ghostfs.fs.control import ControlServer, Heads
 from ghostfs.fs.mounts import detach, find, source_name, users_of
 from ghostfs.fs.operations import Operations
@@ -161,9 +162,10 @@ class _Mount:
         self._closed = False
         self._patience = trio.CancelScope()
         self._signalled: list[int] = []
-        overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other)
+        owner = ShownOwner(options.uid, options.gid)
+        overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other, owner=owner)
         self._operations = Operations(
-            owned.mirror, overlay, xattrs=options.xattrs, writeback=options.writeback
+            owned.mirror, overlay, xattrs=options.xattrs, writeback=options.writeback, owner=owner
         )
 
     def run(self) -> bool:
