@@ -8,8 +8,8 @@ import sqlite3
 from pathlib import Path
 
 from ghostfs.content import BlockList
-from ghostfs.errors import IndexDamaged, InvalidCell
-from ghostfs.index.damage import remedy
+from ghostfs.errors import InvalidCell
+from ghostfs.index.damage import damage_found
 from ghostfs.index.database import one_picture
 from ghostfs.index.fingerprint import MODULUS_MASK, dirent_term, inode_term, unpack
 from ghostfs.index.rows import INODE_FIXED, SQL
@@ -33,13 +33,14 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
 
     Raises:
         IndexDamaged: something contradicts something else; the message says what.
+        OSError: a page cannot be read.
     """
     with one_picture(connection):
         (finding,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if finding == "ok":
             finding = _contradiction(connection)
         if finding:
-            raise IndexDamaged(f"{path} is damaged ({finding}): {remedy(path)}")
+            raise damage_found(finding, path)
 
 
 def _contradiction(connection: sqlite3.Connection) -> str:

@@ -2,17 +2,20 @@
 
 This is the one boundary where `sqlite3.Error` is translated. Damage becomes `IndexDamaged`; a full disk, a
 failing disk and a read-only filesystem become the `OSError` they are; a lock that nobody gave up becomes
-`SessionBusy`. Anything else is a bug and stays as it is.
+`SessionBusy`. Anything else is a bug and stays as it is. A page that the disk did not give is no damage, though SQLite
+says so: whoever took it for damage would throw away an index that is whole.
 """
 
 from __future__ import annotations
 
-__all__ = ["asides", "remedy", "reports_damage", "set_aside", "translate"]
+__all__ = ["asides", "damage_found", "remedy", "reports_damage", "set_aside", "translate"]
 
 import errno
 import functools
 import os
+import re
 import sqlite3
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +51,14 @@ _NEEDS_ROOM = {
 """What SQLite calls a failing disk where a full one is as likely: it asks for room without looking at why it
 got none. Even a reader needs some, for the index of the write-ahead log."""
 
+_CHUNK = 1 << 20
+_BELIEVED_S = 10.0
+_NOT_GIVEN = re.compile(r"error code=(\d+)")
+"""How SQLite's own check says that it could not read a page, and why."""
+
+_read_through: dict[Path, float] = {}
+"""Until when (monotonic, seconds) it is believed of a database that it can be read."""
+
 _LITTLE = 64 << 10
 """Free bytes below which a disk is full: SQLite asks for 32 KiB at most at once."""
 
@@ -80,14 +91,60 @@ def translate(error: sqlite3.Error, path: Path) -> Exception:
     extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = extended & 0xFF
     if code in _DAMAGED:
+        failure = _unreadable(path)
+        if failure is not None:
+            return OSError(failure.errno, os.strerror(failure.errno or errno.EIO), str(path))
         return IndexDamaged(f"{path} is damaged ({error}): {remedy(path)}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return SessionBusy(f"{path} is locked by another process for too long: try again")
     if code == sqlite3.SQLITE_FULL or (extended in _NEEDS_ROOM and _is_full(path.parent)):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_read_only(path.parent):
+        return OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
     if code in _ERRNO:
         return OSError(_ERRNO[code], f"{os.strerror(_ERRNO[code])} ({error})", str(path))
     return error
+
+
+def damage_found(finding: str, path: Path) -> Exception:
+    """What to raise of a finding of `PRAGMA quick_check` or `integrity_check`."""
+    code = _NOT_GIVEN.search(finding)
+    if code and int(code[1]) & 0xFF == sqlite3.SQLITE_IOERR:
+        return OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+    return IndexDamaged(f"{path} is damaged ({finding}): {remedy(path)}")
+
+
+def _unreadable(path: Path) -> OSError | None:
+    """Why the database, or its log, cannot be read to its end; None if it can, or nobody has it open.
+
+    It is read by the descriptors that SQLite has: to close one of our own would take all locks from it.
+    """
+    now = time.monotonic()
+    if _read_through.get(path, 0.0) > now:
+        return None
+    ours = {os.fspath(path), os.fspath(path) + "-wal"}
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}") not in ours:
+                continue
+        except OSError:
+            continue  # closed meanwhile
+        try:
+            at = 0
+            while data := os.pread(fd, _CHUNK, at):
+                at += len(data)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                return error
+    _read_through[path] = now + _BELIEVED_S
+    return None
+
+
+def _is_read_only(directory: Path) -> bool:
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _is_full(directory: Path) -> bool:

@@ -172,8 +172,9 @@ def open_database(
             missing = ", ".join(sorted(form.tables - tables))
             raise IndexDamaged(f"{path} lacks the tables {missing}: {remedy(path)}")  # noqa: TRY301
     except sqlite3.Error as error:
+        raised = translate(error, path)  # while its descriptors can tell whether the disk is at fault
         connection.close()
-        raise translate(error, path) from error
+        raise raised from error
     except BaseException:
         connection.close()
         raise

@@ -18,7 +18,7 @@ from ghostfs.index import holders
 from ghostfs.index.adopt import Adopt
 from ghostfs.index.check import check, recompute_fingerprint
 from ghostfs.index.commit import Commit, random_epoch
-from ghostfs.index.damage import remedy, reports_damage, translate
+from ghostfs.index.damage import damage_found, remedy, reports_damage, translate
 from ghostfs.index.database import create_database, open_database
 from ghostfs.index.delta import Delta, DeltaStream, read_delta
 from ghostfs.index.fingerprint import pack, unpack
@@ -114,9 +114,11 @@ class Index:
             index = cls(connection, path, durable=durable, keep_holders=holders)
             index.state()
         except BaseException as error:
+            # Before it is closed: its descriptors tell whether the disk is at fault.
+            raised = translate(error, path) if isinstance(error, sqlite3.Error) else error
             connection.close()
-            if isinstance(error, sqlite3.Error):
-                raise translate(error, path) from error
+            if raised is not error:
+                raise raised from error
             if isinstance(error, TypeError):
                 raise IndexDamaged(f"{path} has no state: {remedy(path)}") from error
             raise
@@ -350,10 +352,11 @@ class Index:
 
         Raises:
             IndexDamaged: a page does not hold what belongs there.
+            OSError: it cannot be read.
         """
         (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise IndexDamaged(f"{self._path} is damaged ({found}): {remedy(self._path)}")
+            raise damage_found(found, self._path)
 
     @reports_damage
     def check(self) -> None:
