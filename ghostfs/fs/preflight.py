@@ -41,6 +41,7 @@ def check(session: str, mountpoint: Path, data_dir: Path, *, create: bool, allow
         raise SessionNotFound(
             f"there is no session {session} in {data_dir}: make it with --create, or `ghostfs session create {session}`"
         )
+    _check_writable(layout)
     _clear_stale(session, mountpoint, layout)
     _check_mountpoint(mountpoint)
     _check_free(session, layout)
@@ -61,6 +62,24 @@ def _check_apart(mountpoint: Path, data_dir: Path, layout: SessionLayout) -> Non
             raise MountError(
                 f"{mountpoint} lies inside the data directory ({path}): mount on a directory outside it"
             )
+
+
+def _check_writable(layout: SessionLayout) -> None:
+    """A mount has its index to write; a tree alone that is read-only can still be shown."""
+    place = layout.state
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if _is_read_only(place):
+        raise MountError(
+            f"{place} is on a read-only filesystem, and a mount writes its index there: "
+            f"remount that filesystem with `mount -o remount,rw`, or choose another --data-dir"
+        )
+    if layout.tree.is_dir() and _is_read_only(layout.tree):
+        log.warning("tree_read_only", session=layout.name, tree=str(layout.tree))
+
+
+def _is_read_only(place: Path) -> bool:
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
 def _clear_stale(session: str, mountpoint: Path, layout: SessionLayout) -> None:

@@ -80,7 +80,7 @@ def _named(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     async def handle(self: _Disk, *arguments: Any) -> Any:
-        if not (name == "read" and arguments[0] in self.mapped):
+        if not (name in ("read", "write", "fsync") and arguments[0] in self.mapped):
             self.perhaps_fail(name)
         try:
             return function(self, *arguments)
@@ -97,8 +97,9 @@ class _Disk(pyfuse3.Operations):
         super().__init__()
         self.failing: dict[str, int] = {}
         self.mapped: set[int] = set()
-        """Open files that SQLite maps. Filesystems on real disks have in memory what was just written there; FUSE
-        reads it again, and who looks at a page that cannot be read dies of SIGBUS."""
+        """Open files that SQLite maps, and which do not fail. Filesystems on real disks go on having in memory what
+        was written there and did not get to the disk; FUSE forgets it, and reads it again: who looks at a page that
+        cannot be read dies of SIGBUS, and one of before says that commits were never made."""
         self._held: dict[int, int] = {pyfuse3.ROOT_INODE: os.open(source, os.O_PATH | os.O_DIRECTORY)}
         self._lookups: dict[int, int] = {}
         self._root = os.stat(source).st_ino
