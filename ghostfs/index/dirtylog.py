@@ -27,6 +27,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -97,6 +98,7 @@ class DirtyLog:
         except BaseException:
             os.close(self._fd)
             raise
+        self._torn_at: int | None = None
         self._has_slack = False
         self._take_slack()
 
@@ -140,6 +142,7 @@ class DirtyLog:
         with self._lock:
             if not records:
                 os.ftruncate(self._fd, len(_MAGIC))
+                self._torn_at = None
                 self._take_slack()
                 return
             new = self.path.with_name(self.path.name + ".new")
@@ -151,6 +154,7 @@ class DirtyLog:
                 os.close(fd)
                 raise
             self._fd, old = fd, self._fd
+            self._torn_at = None
             os.close(old)
 
     @staticmethod
@@ -179,16 +183,24 @@ class DirtyLog:
                 self._write(record)
 
     def _write(self, record: bytes) -> None:
+        if self._torn_at is not None:
+            self._cut(self._torn_at)
         written = os.write(self._fd, record)
         if written != len(record):
             # Let write(2) say what is wrong, and cut the part off, so that records after it can be read.
-            begin = os.fstat(self._fd).st_size - written
-            os.ftruncate(self._fd, begin)
+            begin = os.lseek(self._fd, 0, os.SEEK_CUR) - written
+            self._cut(begin)
             try:
                 _write_all(self._fd, record)
             except OSError:
-                os.ftruncate(self._fd, begin)
+                self._cut(begin)
                 raise
+
+    def _cut(self, begin: int) -> None:
+        """Takes a part of a record from the end; where that fails, it is tried again before the next record."""
+        self._torn_at = begin
+        os.ftruncate(self._fd, begin)
+        self._torn_at = None
 
     def _take_slack(self) -> None:
         """Sets room aside, if there is any."""
@@ -202,7 +214,8 @@ class DirtyLog:
             os.posix_fallocate(fd, 0, SLACK)
             self._has_slack = True
         except OSError:
-            os.ftruncate(fd, 0)
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
         finally:
             os.close(fd)
 

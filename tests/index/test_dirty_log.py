@@ -240,3 +240,54 @@ def test_a_disk_that_is_full_to_the_brim_is_said(disk: Path) -> None:
         fill(disk)
         until_full(lambda: log.append_inode(InodeId(1)))
         assert DirtyLog.entries(log.path).torn is False
+
+
+def failing(real: Callable[..., int | None], *, calls: int) -> Callable[..., int | None]:
+    """The system call, which fails as often, and works from then on."""
+    left = [calls]
+
+    def call(*arguments: int) -> int | None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments)
+
+    return call
+
+
+def test_records_after_one_that_a_failing_disk_cut_short_are_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a part of a record, and then does not let it be cut off."""
+    with DirtyLog(path) as log:
+        log.append_inode(InodeId(1))
+        real = os.write
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
+            patch.setattr(os, "ftruncate", failing(os.ftruncate, calls=1))
+            with pytest.raises(OSError, match="Input/output error"):
+                log.append_inode(InodeId(2))
+        assert DirtyLog.entries(path).torn
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "ftruncate", failing(os.ftruncate, calls=1))
+            with pytest.raises(OSError, match="Input/output error"):
+                log.append_inode(InodeId(3))
+        log.append_inode(InodeId(4))
+        assert DirtyLog.entries(path) == DirtyEntries(frozenset({InodeId(1), InodeId(4)}), (), torn=False)
+
+
+def test_room_that_cannot_be_set_aside_fails_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever empties the log must know that it is empty."""
+    monkeypatch.setattr(os, "posix_fallocate", failing(lambda *_: None, calls=100))
+    with DirtyLog(path) as log:
+        log.append_inode(InodeId(1))
+        real = os.ftruncate
+
+        def of_the_log_alone(fd: int, size: int) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}") != str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(fd, size)
+
+        monkeypatch.setattr(os, "ftruncate", of_the_log_alone)
+        log.reset()
+        assert not DirtyLog.entries(path)
