@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     )
     commit_interval_ms: Annotated[int, Ge(0), Le(10_000)] = Field(
         2,
-        description="How long the capture thread waits for more files to settle before it commits them in one transaction.",
+        description="After a commit, the next one starts once nothing has changed for so long; while changes go on, it waits up to 16 times as long, and takes them all into one transaction.",
         json_schema_extra=_unit("ms"),
     )
     spool_mib: Annotated[int, Ge(0), Le(1 << 20)] = Field(

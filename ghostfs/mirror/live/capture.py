@@ -28,10 +28,12 @@ from ghostfs.names import display
 _RETRY_AFTER = 1.0
 """Seconds before a commit that failed (a full disk, say) is tried again."""
 
-_BUSY_FACTOR = 8
-"""How much longer than the commit interval to rest after a large group."""
+_SHARE = 8
+"""How many times as long as the last commit took the thread rests while changes go on and on: it takes the lock of the
+interpreter from those who make them, and one large group costs less than many small ones."""
 
-_LARGE = 128
+_LONGEST_REST = 16
+"""The longest rest, in commit intervals: what is closed while changes go on is not seen elsewhere before."""
 
 _TIDY_EVERY = 600.0
 
@@ -73,7 +75,8 @@ class Capture:
         tidy: Callable[[], object] | None = None,
     ) -> None:
         """`index` is the writer's connection, used by this object's thread alone from `start` to `stop`.
-        `commit_interval` is in seconds, from the end of a commit to the start of the next. `tidy` is called
+        `commit_interval` is in seconds: after a commit, the next one starts once nothing has changed for so long,
+        or when the thread has rested in proportion to its work (`_SHARE`, `_LONGEST_REST`). `tidy` is called
         in the thread, between commits: first of all, and then once in `_TIDY_EVERY` seconds."""
         self.stats = CaptureStats()
         self.listeners: list[Listener] = []
@@ -140,8 +143,8 @@ class Capture:
                 log.exception("capture_failed")
             if self._trouble is not None:
                 self._stopping.wait(_RETRY_AFTER)
-            elif rest and not self._drain_wanted:
-                self._stopping.wait(rest)
+            elif rest:
+                self._rest(rest)
             # `stop` says so before it sets `work`, and `_step` clears that before it works: no call is missed.
             if self._stopping.is_set():
                 return
@@ -167,10 +170,11 @@ class Capture:
                 log.warning("checkpoint_failed", error=str(error))  # the next commit asks for another
 
     def _step(self) -> float:
-        """One commit, if there is something; how long to rest after it, in seconds."""
+        """One commit, if there is something; how long to rest after it at the most, in seconds."""
         self._work.clear()
         with self._drain_lock:
             drains, self._drain_wanted = self._drain_wanted, []
+        began = time.monotonic()
         drained = False
         cells = 0
         try:
@@ -194,9 +198,26 @@ class Capture:
                 with self._drain_lock:
                     self._drain_wanted[:0] = drains
                 self._work.set()
-        if cells > _LARGE:
-            return self._interval * _BUSY_FACTOR
-        return self._interval if cells or gathered.returned else 0.0
+        if not (cells or gathered.returned):
+            return 0.0
+        worked = time.monotonic() - began
+        return min(max(_SHARE * worked, self._interval), _LONGEST_REST * self._interval)
+
+    def _rest(self, longest: float) -> None:
+        """Returns when nothing has changed for a commit interval, after `longest` seconds, or for a drain."""
+        until = time.monotonic() + longest
+        changed = False
+        while not self._drain_wanted:
+            if self._work.is_set():
+                changed = True
+                self._work.clear()
+            left = until - time.monotonic()
+            if self._stopping.wait(min(self._interval, max(left, 0.0))):
+                break
+            if left <= self._interval or not self._work.is_set():
+                break
+        if changed:
+            self._work.set()
 
     def _failed(self, error: Exception) -> None:
         self.stats.failures += 1
