@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check", "resolve"]
+__all__ = ["check", "resolve", "who_may_mount"]
 
 import errno
 import os
@@ -16,6 +16,7 @@ from ghostfs.errors import MountError, SessionBusy, SessionNotFound
 from ghostfs.fs.mounts import detach, find, mounted
 from ghostfs.mirror.layout import DataDir, SessionLayout
 from ghostfs.mirror.owner import is_held
+from ghostfs.mirror.privileges import in_user_namespace
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,18 @@ def check(session: str, mountpoint: Path, data_dir: Path, *, create: bool, allow
     _check_free(session, layout)
     _check_rights(allow_other=allow_other)
     return mountpoint
+
+
+def who_may_mount() -> str:
+    """What to do about a mount that the kernel does not permit."""
+    if in_user_namespace():
+        return (
+            "in a user namespace, only root of that namespace can mount, and in a mount namespace of its own: "
+            "start both with `unshare -Urm`"
+        )
+    return (
+        "start the container with --device /dev/fuse --cap-add SYS_ADMIN, or mount as root of the machine"
+    )
 
 
 def _check_apart(mountpoint: Path, data_dir: Path, layout: SessionLayout) -> None:

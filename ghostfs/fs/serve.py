@@ -36,6 +36,7 @@ from ghostfs.fs.operations import Operations
 from ghostfs.fs.options import MountOptions
 from ghostfs.fs.overlay import Overlay
 from ghostfs.fs.polling import install
+from ghostfs.fs.preflight import who_may_mount
 from ghostfs.index import Index, State
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.live.session import OwnedMirror
@@ -364,6 +365,8 @@ def _mount(operations: Operations, mountpoint: Path, options: set[str]) -> None:
         except RuntimeError as error:
             said.seek(0)
             reason = said.read().decode("utf-8", "replace").strip().replace("\n", "; ") or str(error)
+            if os.strerror(errno.EPERM) in reason:
+                reason += f"; {who_may_mount()}"
             raise MountError(f"{mountpoint} cannot be mounted on: {reason}") from None
         finally:
             os.dup2(kept, 2)

@@ -5,7 +5,7 @@ What is mounted in there, over /dev or /etc too, nobody else sees, and it goes w
 
 from __future__ import annotations
 
-__all__ = ["Namespace"]
+__all__ = ["GHOSTFS", "Namespace"]
 
 import os
 import shutil
@@ -17,6 +17,31 @@ from types import TracebackType
 from typing import Self
 
 GHOSTFS = [sys.executable, "-m", "ghostfs"]
+
+_TO_THE_ROOT = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) != 0:
+        raise OSError(ctypes.get_errno(), name)
+call("unshare", 0x20000)
+fd = os.open("/", os.O_PATH | os.O_DIRECTORY)
+call("setns", os.open("/proc/self/ns/mnt", os.O_RDONLY), 0x20000)
+os.fchdir(fd)
+os.makedirs("mnt/root", exist_ok=True)
+call("mount", b".", b"mnt/root", None, 0x5000, None)
+os.chdir("mnt/root")
+call("pivot_root", b".", b".")
+call("umount2", b".", 2)
+os.chdir("/mnt")
+user = int(sys.argv[1])
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Runs a command as a user, in a mount namespace whose root is the root of the one that starts it: the kernel lets
+nobody who is in a chroot make a user namespace."""
 
 
 class Namespace:
@@ -86,6 +111,35 @@ class Namespace:
             check=False,
             stdin=subprocess.DEVNULL,
         )
+
+    def in_user_namespace(
+        self, script: str, *options: str, user: int, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A script that a user runs by `unshare` with these options (`-Urm`), with nothing of other users' in reach,
+        but the interpreter and what it loads. `$G` in it is `ghostfs`; its data are in the user's home."""
+        self._let_through(Path(sys.executable).resolve())
+        self._let_through(Path(__file__).resolve())
+        self._let_through(Path(sys.prefix) / "lib")
+        data = {"GHOSTFS_DATA_DIR": f"/mnt/user{user}/data", "GHOSTFS_LOG_FORMAT": "json"}
+        data["XDG_CONFIG_HOME"] = f"/mnt/user{user}"
+        data["G"] = " ".join(GHOSTFS)
+        started = [sys.executable, "-c", _TO_THE_ROOT, str(user), "unshare", *options, "sh", "-c", script]
+        return self.run(*started, **data, **environment)
+
+    def _let_through(self, path: Path) -> None:
+        """Everybody can get to a path: a directory above it that is closed gets another one before it."""
+        above = Path("/")
+        for part in path.parts[1:]:
+            if not self.seen(str(above)).stat().st_mode & 0o001:
+                behind = f"/mnt/behind{str(above).replace('/', '-')}"
+                self.shell(
+                    f"mkdir {behind}; mount --rbind {above} {behind}; mount -t tmpfs -o mode=755 before {above};"
+                    f"mkdir {above}/{part}; mount --rbind {behind}/{part} {above}/{part}"
+                )
+            elif not self.seen(str(above / part)).exists():
+                behind = f"/mnt/behind{str(above).replace('/', '-')}"
+                self.shell(f"mkdir {above}/{part}; mount --rbind {behind}/{part} {above}/{part}")
+            above = above / part
 
     def _enter(self) -> list[str]:
         return [_program("nsenter"), f"--mount=/proc/{self._holder.pid}/ns/mnt"]

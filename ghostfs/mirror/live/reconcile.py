@@ -77,8 +77,9 @@ class Reconciler:
         self._displaced: list[InodeId] = []
         """What the index has at places where something else is now."""
 
-    def everything(self) -> Findings:
-        """Compares the whole tree."""
+    def everything(self, inodes: Iterable[InodeId] = ()) -> Findings:
+        """Compares the whole tree, and the content of these `inodes` even where nothing tells that it has changed."""
+        self._comparison.touched = frozenset(inodes)
         self._who.assign(ROOT, os.fstat(self._root_fd))
         return self._finish(itertools.chain(self._list(ROOT), self._look_at_inode(ROOT)))
 

@@ -42,6 +42,7 @@ from ghostfs.mirror.live.spool import Spool
 from ghostfs.mirror.live.spooling import Spooler
 from ghostfs.mirror.live.working import WorkingSet
 from ghostfs.mirror.owner import OwnerLock
+from ghostfs.mirror.privileges import id_maps
 from ghostfs.mirror.syscalls import boot_id, syncfs
 from ghostfs.model import InodeId
 
@@ -247,6 +248,7 @@ def _mark(layout: SessionLayout, *, clean: bool) -> None:
     with Index.open(layout.index_db, durable=True) as index, index.commit() as commit:
         commit.set_meta("clean", "1" if clean else "0")
         commit.set_meta("boot", boot_id())
+        commit.set_meta("ids", id_maps())
 
 
 def _open_recovered(
@@ -296,6 +298,8 @@ def _ending(index: Index, layout: SessionLayout) -> Ending:
     clean, boot = index.meta("clean"), index.meta("boot")
     if clean is None or index.head() == 0:
         return Ending.NO_INDEX
+    if (boot == boot_id() or clean == "1") and index.meta("ids") not in (None, id_maps()):
+        return Ending.RESCAN  # in another user namespace: the owners of all files are others
     if clean == "1":
         # What could not be read is still named, and perhaps can be now.
         return Ending.KILLED if left else Ending.CLEAN
@@ -325,11 +329,11 @@ def _recover(
         progress=progress,
         rights=rights,
     )
+    entries = DirtyLog.entries(layout.dirty_log)
     if ending is Ending.KILLED:
-        entries = DirtyLog.entries(layout.dirty_log)
         findings = reconciler.named(entries.dirents, sorted(entries.inodes))
     else:
-        findings = reconciler.everything()
+        findings = reconciler.everything(entries.inodes)
     if ending is Ending.POWER_CUT:
         # The last commits may be lost, and their numbers known to nodes: none may be given twice.
         with index.commit() as commit:
