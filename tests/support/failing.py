@@ -316,7 +316,7 @@ class _Disk(pyfuse3.Operations):
         os.removexattr(self._at(inode), name)
 
 
-async def _serve(disk: _Disk) -> None:
+async def _serve(disk: _Disk, mountpoint: Path) -> None:
     async def listen() -> None:
         left = b""
         async with trio.lowlevel.FdStream(os.dup(0)) as told:
@@ -325,6 +325,9 @@ async def _serve(disk: _Disk) -> None:
                 for line in lines:
                     disk.failing = json.loads(line)
                     print(flush=True)
+        # Whoever started it has gone, without unmounting.
+        await trio.run_process(["umount", "-l", mountpoint], check=False)
+        pyfuse3.terminate()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
@@ -339,7 +342,7 @@ def _main(source: Path, mountpoint: Path) -> None:
         disk, str(mountpoint), {"fsname=failing", "default_permissions", "allow_other", "dev", "suid"}
     )
     try:
-        trio.run(_serve, disk)
+        trio.run(_serve, disk, mountpoint)
     finally:
         pyfuse3.close(unmount=False)
 
