@@ -193,5 +193,5 @@ def _check_clean(entry: Mounted, owner: str, trouble: str) -> None:
     if (entry.state / "owner.lock").read_text() == owner:
         raise MountError(
             f"{entry.path} is unmounted, but the index of session {entry.session} is not up to date "
-            f"({trouble or 'its process ended too early'}): nothing is lost, the next mount brings it up to date"
+            f"({trouble or 'its process ended too early, or its log says why'}): nothing is lost, the next mount brings it up to date"
         )

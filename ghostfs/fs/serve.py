@@ -94,7 +94,7 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
     log.info("unmounted", session=options.session, mountpoint=str(mountpoint), clean=clean)
     if not clean:
         raise MountError(
-            f"session {options.session} is unmounted, but its index is not up to date ({owned.capture.trouble}): "
+            f"session {options.session} is unmounted, but its index is not up to date ({owned.trouble}): "
             "nothing is lost, the next mount brings it up to date"
         )
 

@@ -188,6 +188,38 @@ def test_what_cannot_be_synced_is_said_and_goes_to_the_index_all_the_same(tree: 
     tree.ends_well(mount)
 
 
+@pytest.mark.parametrize("foreground", [False, True], ids=["background", "foreground"])
+def test_an_end_that_cannot_be_made_durable_says_why(
+    tree: Place, tmp_path: Path, *, foreground: bool
+) -> None:
+    """All is committed, and then the tree cannot be opened to be synced."""
+    mount = tmp_path / "mnt"
+    mount.mkdir()
+    process = None
+    if foreground:
+        asked = [*GHOSTFS, "mount", "-f", "work", str(mount)]
+        process = subprocess.Popen(asked, env=tree.stack.environment, stderr=subprocess.PIPE)
+        eventually(lambda: os.path.ismount(mount), what="it is not mounted")
+    else:
+        tree.stack.run("mount", "work", mount)
+    (mount / "file").write_bytes(b"content")
+    tree.stack.settle("work")
+    tree.disk.fail(errno.EIO, "opendir")
+    done = subprocess.run(
+        [*GHOSTFS, "umount", mount], env=tree.stack.environment, capture_output=True, text=True, check=False
+    )
+    tree.disk.mend()
+    assert done.returncode == ExitCode.MOUNT
+    assert "is not up to date (its process ended too early, or its log says why)" in done.stderr
+    if process is None:
+        assert '"event": "not_stopped_clean"' in tree.log()
+    else:
+        last = process.communicate()[1].decode().splitlines()[-1]
+        assert process.returncode == ExitCode.MOUNT
+        assert "but its index is not up to date (Input/output error" in last
+    tree.ends_well(tree.mount())
+
+
 def test_what_cannot_be_read_is_said(tree: Place) -> None:
     mount = tree.mount()
     os.close(furnish(mount))

@@ -23,7 +23,7 @@ from typing import Self
 import structlog
 
 from ghostfs import private
-from ghostfs.errors import GhostError, IndexDamaged, SessionExists, SessionNotFound
+from ghostfs.errors import GhostError, IndexDamaged, SessionExists, SessionNotFound, in_words
 from ghostfs.index import DirtyLog, Index, set_aside
 from ghostfs.mirror.layout import SessionLayout
 from ghostfs.mirror.live.capture import Capture
@@ -115,6 +115,7 @@ class OwnedMirror:
         self.recovery = recovery
         self._lock = lock
         self._rights = rights
+        self._trouble: str | None = None
         self._index = index
         self._pool = pool
         self._dirty_log = DirtyLog(layout.dirty_log)
@@ -183,6 +184,11 @@ class OwnedMirror:
             undo.pop_all()
             return owned
 
+    @property
+    def trouble(self) -> str | None:
+        """Why not all is committed, or durable; None if nothing is known."""
+        return self._trouble or self.capture.trouble
+
     def close(self, *, timeout: float | None = None) -> bool:
         """Settles and commits everything, makes the tree durable, marks the stop clean.
 
@@ -210,6 +216,7 @@ class OwnedMirror:
                 # It may still name what was announced and failed, which is nothing to look at.
                 self._dirty_log.reset(self.working.unreadable)
             except (OSError, GhostError) as error:
+                self._trouble = in_words(error)
                 log.error("not_stopped_clean", session=self.layout.name, error=str(error))  # noqa: TRY400
                 return False
         return True
