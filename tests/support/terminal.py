@@ -6,11 +6,11 @@ __all__ = ["Terminal", "plain"]
 
 import fcntl
 import os
-import pty
 import re
 import select
 import struct
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Sequence
@@ -27,6 +27,24 @@ def plain(shown: str) -> str:
     return _CONTROL.sub("", shown)
 
 
+def _open_pair() -> tuple[int, int]:
+    """Both ends of a pseudo-terminal, also where no devpts is mounted: in a plain chroot, say. That needs root."""
+    with suppress(OSError):
+        return os.openpty()
+    with tempfile.TemporaryDirectory() as at:
+        subprocess.run(["mount", "-t", "devpts", "-o", "ptmxmode=666", "terminals", at], check=True)
+        try:
+            master = os.open(f"{at}/ptmx", os.O_RDWR | os.O_NOCTTY)
+            fcntl.ioctl(master, _UNLOCK, struct.pack("i", 0))
+            return master, fcntl.ioctl(master, _OTHER_END, os.O_RDWR | os.O_NOCTTY)
+        finally:
+            subprocess.run(["umount", "--lazy", at], check=True)
+
+
+_UNLOCK, _OTHER_END = 0x40045431, 0x5441
+"""TIOCSPTLCK and TIOCGPTPEER of Linux, which Python 3.11 has no names for."""
+
+
 class Terminal:
     """One command with a terminal of its own. A context manager: at its end the command has ended."""
 
@@ -40,7 +58,7 @@ class Terminal:
     ) -> None:
         self.shown = ""
         """All that was shown so far, with the control sequences."""
-        self._master, slave = pty.openpty()
+        self._master, slave = _open_pair()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         # Its own session with this terminal: Ctrl-C is then typed, and the kernel makes the signal.
         environment = {
