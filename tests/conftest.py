@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ghostfs import logs
 
@@ -33,6 +34,11 @@ RUN_VARIABLE = "PYTEST_GHOSTFS_RUN"
 HELPER_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 HELPER_THREADS = ("Trio thread", "pytest_timeout")
 """Trio keeps idle worker threads for a while; they hold nothing."""
+
+
+# A machine that is busy or slow is no fault of what is tested.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

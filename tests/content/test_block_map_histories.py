@@ -156,7 +156,7 @@ class History:
         self.partly.clear()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(operations, max_size=25))
 def test_any_history_settles_to_a_hash_from_scratch(history: list[Operation]) -> None:
     file = History()
@@ -168,7 +168,7 @@ def test_any_history_settles_to_a_hash_from_scratch(history: list[Operation]) ->
         assert file.map.bytes_reread <= file.readable
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(operations, max_size=10), st.lists(operations, max_size=10))
 def test_a_map_made_from_a_settled_list_goes_on(first: list[Operation], second: list[Operation]) -> None:
     file = History()
@@ -180,7 +180,7 @@ def test_a_map_made_from_a_settled_list_goes_on(first: list[Operation], second: 
         getattr(again, name)(*arguments)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([1, 4096, 65537, BLOCK_SIZE, BLOCK_SIZE * 2 + 1, None]), max_size=30))
 def test_appends_are_hashed_once_and_never_read(lengths: list[int | None]) -> None:
     file = History()
@@ -193,7 +193,7 @@ def test_appends_are_hashed_once_and_never_read(lengths: list[int | None]) -> No
     assert file.map.bytes_hashed == file.written == len(file.content)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(positions, lengths, fills), max_size=6))
 def test_a_scan_of_the_written_ranges_is_a_hash_from_scratch(writes: list[tuple[int, int, int]]) -> None:
     file = History()

@@ -126,7 +126,7 @@ class History:
         return bytes(self.content[offset : offset + length])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(operations, max_size=30))
 def test_any_history(history: list[Operation]) -> None:
     file = History()

@@ -74,7 +74,7 @@ def put_singly(commit: Commit, inodes: list[InodePut], dirents: list[DirentPut])
         commit.put_dirent(*dirent)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(batches, min_size=1, max_size=5))
 def test_together_is_as_one_by_one(history: list[tuple[list[InodePut], list[DirentPut]]]) -> None:
     with tempfile.TemporaryDirectory() as home:

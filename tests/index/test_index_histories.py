@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostfs.content import BLOCK_SIZE, BlockList
@@ -73,7 +73,7 @@ def tree(index: Index) -> tuple[list[Inode], list[Dirent]]:
     return [replace(i, backing=None) for i in index.all_inodes(light=False)], list(index.all_dirents())
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(HISTORIES)
 def test_sums_are_right_and_followers_converge(history: list[tuple[list[tuple], bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def test_sums_are_right_and_followers_converge(history: list[tuple[list[tuple], 
                 index.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(HISTORIES, st.integers(0, 40))
 def test_a_delta_holds_each_changed_cell_once_in_order(
     history: list[tuple[list[tuple], bool]], since: int

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostfs.mirror.replica.plan import Changes, Plan, plan
@@ -578,9 +578,7 @@ def scatter(seed: int) -> Program:
 programs = st.binary(min_size=30, max_size=240).map(Program) | st.integers(0, 1 << 64).map(scatter)
 """The former shrink well, the latter differ more from each other."""
 
-many = settings(
-    max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+many = settings(max_examples=700, database=None)
 
 
 @many

@@ -196,7 +196,7 @@ def same_tree_again(world: Any) -> None:
 
 
 @pytest.mark.parametrize("shift", range(3))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 6))
 def test_histories(
     new_world: Callable[[], Any], discard: Callable[[Any], None], shift: int, seed: int, count: int
