@@ -1,6 +1,7 @@
 """Benchmarks of GhostFS: `python tests/bench [NAME ...]`, all of them without a name.
 
     mounts    real work through the mount, against the filesystem below it and other FUSE filesystems
+    requests  what the kernel asks of a mount in them, and where the time of a request goes
     capture   what capturing changes costs, against a mount that captures nothing
     polling   what adaptive polling costs an idle mount, and does to a build on all processors
     caching   the kernel's writeback cache: what it gains, and what a killed mount loses
@@ -26,6 +27,7 @@ from types import FrameType
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+import anatomy
 import caching
 import capture
 import latency
@@ -38,6 +40,7 @@ from report import machine
 
 BENCHMARKS: dict[str, Callable[[Path, Options], Outcome | None]] = {
     "mounts": mounts.run,
+    "requests": anatomy.run,
     "capture": capture.run,
     "polling": polling.run,
     "caching": caching.run,

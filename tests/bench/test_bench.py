@@ -59,6 +59,28 @@ def test_a_run_measures_checks_and_leaves_nothing(tmp_path: Path) -> None:
     assert ElementTree.parse(tmp_path / "chart.svg").getroot().tag == f"{SVG}svg"
 
 
+def test_requests_are_counted(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    base = tmp_path / "base"
+    base.mkdir()
+    done = subprocess.run(
+        command(base, "requests", "--only", "append,stat-1", "--json", str(figures)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text())["requests"]["workloads"]
+    # The kernel makes two of a write that goes over the end of a page.
+    assert 2000 <= found["append"]["requests"]["write"] <= 2000 + 2000 * 100 // 4096
+    assert "create" not in found["stat-1"]["requests"], "what prepares a workload is not counted"
+    for each in found.values():
+        assert each["requests"].keys() == each["handler_ns"].keys()
+        assert 0 < sum(each["handler_ns"].values()) < each["seconds"] * 1e9
+        assert each["loop_ns"] > 0
+    assert os.listdir(base) == []
+
+
 def test_a_peer_that_is_not_installed_is_left_out_and_said_so(tmp_path: Path) -> None:
     done = subprocess.run(
         command(tmp_path, "mounts", "--only", "append,npm-install", "--peers", "bindfs"),
