@@ -53,7 +53,9 @@ class Operations(pyfuse3.Operations):
         xattrs: bool = False,
         writeback: bool = False,
         owner: ShownOwner = ShownOwner(),  # noqa: B008 (it never changes)
+        for_root_alone: bool = False,
     ) -> None:
+        """`for_root_alone`: the kernel lets nobody else in, and leaves it to us who may do what: root may all."""
         super().__init__()
         self.enable_writeback_cache = writeback
         self.requests = 0
@@ -62,6 +64,7 @@ class Operations(pyfuse3.Operations):
         self._mirror = mirror
         self._overlay = overlay
         self._xattrs = xattrs
+        self._for_root_alone = for_root_alone
         self._owner = owner
         self._entry_of = owner.entry_of
         self._handles = HandleTable()
@@ -220,9 +223,14 @@ class Operations(pyfuse3.Operations):
         return statvfs_of(self._mirror.statfs())
 
     @handler
-    def access(self, _inode: InodeId, _mode: int, _ctx: pyfuse3.RequestContext) -> bool:
-        # The kernel checks permissions itself, and after this answer never asks again.
-        raise FUSEError(errno.ENOSYS)
+    def access(self, inode: InodeId, mode: int, _ctx: pyfuse3.RequestContext) -> bool:
+        """What access(2), faccessat(2) and chdir(2) ask."""
+        if not self._for_root_alone:
+            raise FUSEError(errno.ENOSYS)  # the kernel checks permissions itself; it never asks again
+        if not mode & os.X_OK:
+            return True
+        shown = (self._overlay if is_virtual(inode) else self._mirror).getattr(inode).st_mode
+        return stat.S_ISDIR(shown) or bool(shown & 0o111)
 
     # --- open files ------------------------------------------------------------------------------------
 

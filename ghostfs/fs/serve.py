@@ -163,10 +163,16 @@ class _Mount:
         self._closed = False
         self._patience = trio.CancelScope()
         self._signalled: list[int] = []
+        self._for_root_alone = os.geteuid() == 0 and not options.allow_other
         owner = ShownOwner(options.uid, options.gid)
         overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other, owner=owner)
         self._operations = Operations(
-            owned.mirror, overlay, xattrs=options.xattrs, writeback=options.writeback, owner=owner
+            owned.mirror,
+            overlay,
+            xattrs=options.xattrs,
+            writeback=options.writeback,
+            owner=owner,
+            for_root_alone=self._for_root_alone,
         )
 
     def run(self) -> bool:
@@ -175,8 +181,9 @@ class _Mount:
         fuse_options = {
             f"fsname={source_name(self._options.session, self._layout.state)}",
             "subtype=ghostfs",
-            "default_permissions",
         }
+        if not self._for_root_alone:
+            fuse_options.add("default_permissions")
         if self._options.allow_other:
             fuse_options.add("allow_other")
         with self._signals_kept():

@@ -1,4 +1,4 @@
-"""Three places over one disk: two mounts and a plain directory. What holds in one holds in all."""
+"""Places over one disk: mounts, and plain directories. What holds in one holds in all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from actors import Actor
-from sites import ROLES, Site
+from sites import ROLES, ROOTS, Site
 
 from ghostfs.fs.lifecycle import MountOptions, mount, unmount
 from ghostfs.mirror.layout import DataDir
@@ -28,12 +28,15 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def sites(place: Path) -> Iterator[dict[str, Site]]:
-    """`native`, `mount` (write-through) and `writeback`; extended attributes are on."""
-    found = {"native": Site("native", place / "native")}
-    found["native"].root.mkdir()
+    """`native`, `mount` (write-through) and `writeback`; and, where all actors are root, `native alone` and `alone`,
+    a mount that lets no other user in. Extended attributes are on."""
+    found = {}
+    for name in ("native", "native alone"):
+        found[name] = Site(name, place / name)
+        found[name].root.mkdir()
     logs = []
     with ExitStack() as mounts:
-        for name in ("mount", "writeback"):
+        for name in ("mount", "writeback", "alone"):
             mountpoint, data_dir = place / name, place / f"{name}-data"
             mountpoint.mkdir()
             mount(
@@ -44,7 +47,7 @@ def sites(place: Path) -> Iterator[dict[str, Site]]:
                     create=True,
                     writeback=name == "writeback",
                     xattrs=True,
-                    allow_other=True,
+                    allow_other=name != "alone",
                 )
             )
             mounts.callback(unmount, mountpoint, timeout=60)
@@ -55,7 +58,8 @@ def sites(place: Path) -> Iterator[dict[str, Site]]:
             logs.append(layout.log_file)
         with ExitStack() as processes:
             for site in found.values():
-                for role, (uid, groups) in ROLES.items():
+                roles = ROOTS if site.name.endswith("alone") else ROLES
+                for role, (uid, groups) in roles.items():
                     site.actors[role] = processes.enter_context(Actor(uid=uid, groups=groups))
             yield found
     for log in logs:

@@ -406,9 +406,11 @@ def moved(
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", ["mount", "writeback"])
-def test_a_mount_does_what_a_plain_directory_does(sites: dict[str, Site], name: str) -> None:
-    chosen = {"native": sites["native"], "mount": sites[name]}
+@pytest.mark.parametrize(
+    ("name", "beside"), [("mount", "native"), ("writeback", "native"), ("alone", "native alone")]
+)
+def test_a_mount_does_what_a_plain_directory_does(sites: dict[str, Site], name: str, beside: str) -> None:
+    chosen = {"native": sites[beside], "mount": sites[name]}
     machine = type("Chosen", (Differential,), chosen)
     run_state_machine_as_test(
         machine,

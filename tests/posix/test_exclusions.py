@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 
 import pytest
 from exclusions import excluded
@@ -68,3 +69,28 @@ def test_devices(site: Site) -> None:
     root.do("mknod", path="null", mode=stat.S_IFCHR | 0o666, device=os.makedev(1, 3))
     assert root.do("stat", path="null").st_rdev == os.makedev(1, 3)
     assert root.attempt("open", slot=0, path="null", flags=RO).error == "EACCES"
+
+
+def test_root_without_capabilities_is_held_to_modes_where_others_are_let_in(sites: dict[str, Site]) -> None:
+    assert excluded("root alone")
+    outcomes = {}
+    for name in ("native", "mount", "writeback", "alone"):
+        file = sites[name].new() / "file"
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o400)
+        weak = [
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search",
+            "sh",
+            "-c",
+            'echo >> "$1"',
+            "sh",
+            file,
+        ]
+        changed = subprocess.run(weak, capture_output=True, check=False).returncode == 0
+        assert (file.read_text() != "#!/bin/sh\n") == changed
+        with pytest.raises(PermissionError):
+            subprocess.run([file], check=False)
+        outcomes[name] = changed
+        sites[name].leave()
+    assert outcomes == {"native": False, "mount": False, "writeback": False, "alone": True}

@@ -68,6 +68,13 @@ EXCLUSIONS = (
         "a FUSE request names the user, and not the capabilities",
     ),
     Exclusion(
+        "root alone",
+        "in a mount by root without `--allow-other`, modes hold nobody back but from running what nobody may run: not "
+        "root without CAP_DAC_OVERRIDE, or acting for another user by `setfsuid`",
+        "a choice: only root is let in; to check what it may do, the kernel would ask for a directory's attributes anew "
+        "after each change in it",
+    ),
+    Exclusion(
         "blocks",
         "`st_blksize` is 65536; `st_dev` is the mount's own",
         "a choice: programs size their buffers by it, and each write is a request",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ALICE", "BOB", "ROLES", "SHARED", "Site"]
+__all__ = ["ALICE", "BOB", "ROLES", "ROOTS", "SHARED", "Site"]
 
 import itertools
 from collections.abc import Iterator
@@ -25,6 +25,9 @@ ROLES: dict[str, tuple[int, tuple[int, ...]]] = {
     "bob": (BOB, (SHARED,)),
 }
 
+ROOTS: dict[str, tuple[int, tuple[int, ...]]] = dict.fromkeys(ROLES, (0, ()))
+"""The same actors, where nobody but root is let in."""
+
 
 @dataclass
 class Site:
@@ -42,7 +45,7 @@ class Site:
 
     @property
     def mounted(self) -> bool:
-        return self.name != "native"
+        return not self.name.startswith("native")
 
     @property
     def writeback(self) -> bool:
