@@ -18,7 +18,7 @@ from ghostfs.names import display
 
 @click.command()
 @options.session_argument
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, readable=False))
 @click.option("--create", is_flag=True, help="Make the session if it is not there.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log to standard error.")
 @click.option("--writeback/--no-writeback", default=None, help="Let the kernel gather writes.")
@@ -83,7 +83,13 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
 
 
 @click.command()
-@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "directories",
+    metavar="DIR...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, readable=False),
+)
 @options.common
 def umount(directories: tuple[Path, ...], **common: Any) -> None:
     """Unmount a session, after all of it is safe.

@@ -393,7 +393,9 @@ class Operations(pyfuse3.Operations):
         if is_virtual(inode):
             refuse()
         if not self._xattrs:
-            raise FUSEError(errno.EOPNOTSUPP)
+            raise FUSEError(
+                errno.ENOSYS
+            )  # EOPNOTSUPP for the caller, and never asked again: `cp -a` tries each file
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         await trio.to_thread.run_sync(work, limiter=self._threads)

@@ -39,7 +39,8 @@ class MountProcess:
             self._reported = opened.enter_context(open(writing, "wb"))  # noqa: PTH123 (a descriptor)
             self._said = opened.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ghostfs.fs", session, str(mountpoint)],
+                # Without the current directory in the way of Python's modules, whoever's that is.
+                [sys.executable, "-P", "-m", "ghostfs.fs", session, str(mountpoint)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,

@@ -65,6 +65,8 @@ def run(base: Path, options: Options) -> Outcome:
     with _Counted(base / "counted") as place:
         site = Site(place.path / "work", notes, sources)
         for workload in workloads:
+            for name in workload.sources:
+                getattr(sources, name)
             progress(workload.title)
             try:
                 seconds, counts = _count(workload, place, site)

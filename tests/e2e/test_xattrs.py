@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,17 +69,30 @@ def test_a_copy_that_keeps_attributes_brings_them_along(stack: Stack) -> None:
     assert attributes(copy / "plain") == {}
 
 
-def test_attributes_that_a_killed_mount_had_set_arrive_later(stack: Stack) -> None:
-    stack.start_hub()
-    mount = stack.mount("work", "--xattrs", "-o", "commit_interval_ms=10000")
-    copy = stack.start_node("n1", "work").copy("work")
-    (mount / "file").write_bytes(b"content")
-    stack.converge("work")
-    os.setxattr(mount / "file", "user.late", b"1")
+@contextmanager
+def no_commits(stack: Stack) -> Iterator[None]:
+    """Meanwhile another one writes to the index."""
+    with closing(sqlite3.connect(stack.session("work").index_db, isolation_level=None)) as index:
+        index.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def kill(stack: Stack, mount: Path) -> None:
     process = Path(f"/proc/{stack.mount_pid('work')}")
     os.kill(stack.mount_pid("work"), signal.SIGKILL)
     eventually(lambda: not process.exists(), what="the mount did not end")
     stack.mounts.remove(mount)
+
+
+def test_attributes_that_a_killed_mount_had_set_arrive_later(stack: Stack) -> None:
+    stack.start_hub()
+    mount = stack.mount("work", "--xattrs")
+    copy = stack.start_node("n1", "work").copy("work")
+    (mount / "file").write_bytes(b"content")
+    stack.converge("work")
+    with no_commits(stack):
+        os.setxattr(mount / "file", "user.late", b"1")
+        kill(stack, mount)
     stack.mount("work", "--xattrs")
     stack.converge("work")
     assert attributes(copy / "file") == {"user.late": b"1"}
@@ -122,14 +137,12 @@ def test_what_a_killed_mount_that_does_not_serve_them_had_changed_keeps_them(sta
     tree = stack.session("work").tree
     (tree / "file").write_bytes(b"content")
     os.setxattr(tree / "file", "user.kept", b"1")
-    mount = stack.mount("work", "-o", "commit_interval_ms=10000")
+    mount = stack.mount("work")
     copy = stack.start_node("n1", "work").copy("work")
     stack.converge("work")
-    (mount / "file").write_bytes(b"other content")
-    process = Path(f"/proc/{stack.mount_pid('work')}")
-    os.kill(stack.mount_pid("work"), signal.SIGKILL)
-    eventually(lambda: not process.exists(), what="the mount did not end")
-    stack.mounts.remove(mount)
+    with no_commits(stack):
+        (mount / "file").write_bytes(b"other content")
+        kill(stack, mount)
     os.setxattr(tree / "file", "user.meanwhile", b"2")
     stack.mount("work")
     stack.converge("work")

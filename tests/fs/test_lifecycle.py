@@ -161,6 +161,19 @@ def test_a_mountpoint_inside_the_data_directory(workspaces: Workspaces, inside: 
     assert names_below(data / inside) == []
 
 
+def test_python_modules_in_the_current_directory_are_not_run(
+    workspaces: Workspaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever mounts may stand anywhere: above a checkout, or among files of somebody else."""
+    (tmp_path / "ghostfs").mkdir()
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    workspace = workspaces.make()
+    workspace.mount()
+    assert os.listdir(workspace.path) == [".skills"]
+    workspace.unmount()
+
+
 def test_a_data_directory_with_any_bytes_in_its_name(workspaces: Workspaces) -> None:
     workspace = workspaces.make(data_dir=workspaces.base / os.fsdecode(b"da\xfe \xc3\xa4%"))
     workspace.mount()
@@ -407,6 +420,26 @@ def test_a_mount_whose_starter_was_killed_is_not_left(workspaces: Workspaces) ->
     events = [event["event"] for event in workspace.log()]
     assert events[-2:] == ["mount_given_up", "unmounted"]
     assert find(workspace.path) is None
+
+
+def test_without_extended_attributes_the_kernel_asks_once(workspace: Workspace) -> None:
+    def requests() -> int:
+        with ControlClient(workspace.layout.control_socket) as client:
+            return client.request(pb.ControlRequest(status=pb.OwnerStatusRequest())).status.requests
+
+    path = workspace.path / "f"
+    path.touch()
+    for number in range(3):
+        before = requests()
+        for call in (
+            lambda: os.setxattr(path, "user.a", b"1"),
+            lambda: os.removexattr(path, "user.a"),
+            lambda: os.getxattr(path, "user.a"),
+            lambda: os.listxattr(path),
+        ):
+            with pytest.raises(OSError, match="not supported"):
+                call()
+        assert number == 0 or requests() == before
 
 
 # --- the control socket ------------------------------------------------------------------------------------

@@ -247,8 +247,25 @@ def test_what_the_kernel_need_not_ask_again(kernel: Kernel) -> None:
     plain = Kernel(Operations(kernel.owned.mirror, Overlay(Path("/none"))), kernel.owned)
     assert plain.refusal("getxattr", ROOT, b"security.capability", CALLER) == errno.ENOSYS
     assert plain.refusal("listxattr", ROOT, CALLER) == errno.ENOSYS
-    assert plain.refusal("setxattr", ROOT, b"user.x", b"", CALLER) == errno.EOPNOTSUPP
-    assert plain.refusal("removexattr", ROOT, b"user.x", CALLER) == errno.EOPNOTSUPP
+    assert plain.refusal("setxattr", ROOT, b"user.x", b"", CALLER) == errno.ENOSYS
+    assert plain.refusal("removexattr", ROOT, b"user.x", CALLER) == errno.ENOSYS
+
+
+@pytest.mark.parametrize(("mode", "runs"), [(0o644, False), (0o744, True), (0o601, True), (0o000, False)])
+def test_root_alone_may_all_but_run_what_nobody_may(kernel: Kernel, mode: int, runs: bool) -> None:
+    alone = Kernel(
+        Operations(kernel.owned.mirror, Overlay(Path("/none")), for_root_alone=True), kernel.owned
+    )
+    info, entry = alone("create", ROOT, b"f", stat.S_IFREG | mode, os.O_RDWR, CALLER)
+    directory = alone("mkdir", ROOT, b"d", stat.S_IFDIR, CALLER).st_ino
+    skills = alone("lookup", ROOT, b".skills", CALLER).st_ino
+    for asked in (os.F_OK, os.R_OK, os.W_OK, os.R_OK | os.W_OK):
+        assert alone("access", entry.st_ino, asked, CALLER) is True
+    assert alone("access", entry.st_ino, os.X_OK, CALLER) is runs
+    assert alone("access", entry.st_ino, os.R_OK | os.X_OK, CALLER) is runs
+    for each in (ROOT, directory, skills):
+        assert alone("access", each, os.R_OK | os.W_OK | os.X_OK, CALLER) is True
+    alone("release", info.fh)
 
 
 def test_the_overlay_forgets_what_the_kernel_forgets(kernel: Kernel) -> None:

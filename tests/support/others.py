@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-GHOSTFS = [sys.executable, "-m", "ghostfs"]
+GHOSTFS = [sys.executable, "-P", "-m", "ghostfs"]
 
 _TO_THE_ROOT = """
 import ctypes, os, sys
