@@ -27,9 +27,9 @@ from types import FrameType
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-import anatomy
 import caching
 import capture
+import kernelrequests
 import latency
 import mounts
 import polling
@@ -40,7 +40,7 @@ from report import machine
 
 BENCHMARKS: dict[str, Callable[[Path, Options], Outcome | None]] = {
     "mounts": mounts.run,
-    "requests": anatomy.run,
+    "requests": kernelrequests.run,
     "capture": capture.run,
     "polling": polling.run,
     "caching": caching.run,

@@ -1,7 +1,7 @@
 """`ghostfs` with a mount that counts the kernel's requests and times their handlers.
 
 Run as a program in the place of `ghostfs`. At SIGUSR1 the mount writes what it has counted since the last time to
-the file that `COUNTS` names, as JSON: what `Counts` has.
+the file that `COUNTS` names, as JSON: what `kernelrequests.Counts` has.
 """
 
 from __future__ import annotations

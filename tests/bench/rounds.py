@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Results", "in_a_process", "measure", "pick"]
+__all__ = ["Results", "in_a_process", "measure", "pick", "prepare", "timed"]
 
 import json
 import os
@@ -148,20 +148,28 @@ def _site(place: Place, sources: Sources, number: int) -> Site:
     return Site(place.path / f"round{number}", notes, sources)
 
 
-def _run_once(workload: Workload, place: Place, site: Site) -> float:
-    def prepare() -> None:
-        site.folder.mkdir(exist_ok=True)
-        workload.prepare(site)
+def prepare(workload: Workload, site: Site) -> None:
+    """Makes what the workload needs."""
+    site.folder.mkdir(exist_ok=True)
+    workload.prepare(site)
 
+
+def timed(workload: Workload, site: Site) -> float:
+    """Does the work; the seconds that it took."""
+    started = time.perf_counter()
+    measured = workload.run(site)
+    taken = time.perf_counter() - started
+    return taken if measured is None else measured
+
+
+def _run_once(workload: Workload, place: Place, site: Site) -> float:
     def run() -> float:
-        started = time.perf_counter()
-        measured = workload.run(site)
-        taken = time.perf_counter() - started
+        seconds = timed(workload, site)
         workload.check(site)
-        return taken if measured is None else measured
+        return seconds
 
     place.check()
-    in_a_process(prepare)
+    in_a_process(lambda: prepare(workload, site))
     _write_out(place, site)
     if workload.cold:
         place.remount()

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from options import Options, Outcome
 from peers import ghostfs
 from places import Mounted
 from report import heading, note, progress, show
-from rounds import in_a_process, pick
+from rounds import in_a_process, pick, prepare, timed
 from sources import FULL, SMALL, Failed, Sources
 from stack import eventually
 from workload import Site, Workload
@@ -99,27 +98,14 @@ def run(base: Path, options: Options) -> Outcome:
 
 
 def _count(workload: Workload, place: _Counted, site: Site) -> tuple[float, Counts]:
-    def prepare() -> None:
-        site.folder.mkdir(exist_ok=True)
-        workload.prepare(site)
-
-    def work() -> float:
-        began = time.perf_counter()
-        measured = workload.run(site)
-        taken = time.perf_counter() - began
-        return taken if measured is None else measured
-
-    def check() -> None:
-        workload.check(site)
-
-    in_a_process(prepare)
+    in_a_process(lambda: prepare(workload, site))
     place.settle()
     if workload.cold:
         place.remount()
     place.counts()
-    seconds = in_a_process(work)
+    seconds = in_a_process(lambda: timed(workload, site))
     counts = place.counts()
-    in_a_process(check)
+    in_a_process(lambda: workload.check(site))
     place.settle()
     return seconds, counts
 
