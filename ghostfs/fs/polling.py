@@ -24,6 +24,8 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
+from ghostfs.fs.handshake import Handshake
+
 _WAKE_NS: Final = 60_000
 """What sleeping and waking up cost: a wait this much longer than the window would have been a hit."""
 _SHORT_SLEEPS: Final = 2
@@ -120,9 +122,12 @@ class PollingTrio:
     open_nursery = staticmethod(trio.open_nursery)
     from_thread = trio.from_thread
 
-    def __init__(self, longest_us: int) -> None:
+    def __init__(self, longest_us: int, *, greets: bool = False) -> None:
+        """`greets`: the first request is the kernel's greeting, and the second call says that it was answered."""
         self.window = Window(longest_us * 1000)
         self.polls_hit = 0
+        self._greets = greets
+        self._handshake: Handshake | None = None
         self._served = 0
         self._polls: dict[int, Any] = {}
         self.lowlevel = self
@@ -133,10 +138,20 @@ class PollingTrio:
     def notify_closing(self, fd: int) -> None:
         """As trio's."""
         self._polls.pop(fd, None)
+        if self._handshake is not None:
+            self._handshake.abandon()
+            self._handshake = None
         trio.lowlevel.notify_closing(fd)
 
     async def wait_readable(self, fd: int) -> None:
         """As trio's, but a checkpoint only when it sleeps, and every `_YIELD_EVERY` calls."""
+        if self._greets:
+            self._greets = False
+            self._handshake = await Handshake.begin(fd)
+            return
+        if self._handshake is not None:
+            handshake, self._handshake = self._handshake, None
+            handshake.finish()
         self._served += 1
         if self._served >= _YIELD_EVERY:
             self._served = 0
@@ -169,14 +184,13 @@ class PollingTrio:
         return poller.poll
 
 
-def install(longest_us: int) -> PollingTrio | None:
+def install(longest_us: int) -> PollingTrio:
     """Makes pyfuse3 poll for up to `longest_us` microseconds before it sleeps; call before `pyfuse3.init`.
 
-    None, and nothing changed, if that is 0 or the machine has one core: the client needs it.
+    It does not poll if the machine has one core: the client needs it.
     """
-    if longest_us == 0 or len(os.sched_getaffinity(0)) == 1:
-        pyfuse3.trio = trio  # type: ignore[attr-defined]
-        return None
-    adapter = PollingTrio(longest_us)
+    if len(os.sched_getaffinity(0)) == 1:
+        longest_us = 0
+    adapter = PollingTrio(longest_us, greets=True)
     pyfuse3.trio = adapter  # type: ignore[attr-defined]
     return adapter

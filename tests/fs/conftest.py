@@ -17,8 +17,10 @@ import pytest
 from ghostfs.errors import GhostError
 from ghostfs.fs.lifecycle import MountOptions, mount, unmount
 from ghostfs.fs.mounts import detach, find, mounted
+from ghostfs.mirror.control import ControlClient
 from ghostfs.mirror.layout import DataDir, SessionLayout
 from ghostfs.mirror.live.session import create_session
+from ghostfs.v1 import control_pb2 as pb
 
 NOBODY = 65534
 
@@ -44,6 +46,11 @@ class Workspace:
     def pid(self) -> int:
         """The mount process."""
         return int(self.layout.owner_lock.read_text())
+
+    def requests(self) -> int:
+        """How many requests the kernel has made."""
+        with ControlClient(self.layout.control_socket) as client:
+            return client.request(pb.ControlRequest(status=pb.OwnerStatusRequest())).status.requests
 
     def log(self) -> list[dict[str, Any]]:
         """What the mount process logged."""

@@ -423,14 +423,10 @@ def test_a_mount_whose_starter_was_killed_is_not_left(workspaces: Workspaces) ->
 
 
 def test_without_extended_attributes_the_kernel_asks_once(workspace: Workspace) -> None:
-    def requests() -> int:
-        with ControlClient(workspace.layout.control_socket) as client:
-            return client.request(pb.ControlRequest(status=pb.OwnerStatusRequest())).status.requests
-
     path = workspace.path / "f"
     path.touch()
     for number in range(3):
-        before = requests()
+        before = workspace.requests()
         for call in (
             lambda: os.setxattr(path, "user.a", b"1"),
             lambda: os.removexattr(path, "user.a"),
@@ -439,7 +435,7 @@ def test_without_extended_attributes_the_kernel_asks_once(workspace: Workspace) 
         ):
             with pytest.raises(OSError, match="not supported"):
                 call()
-        assert number == 0 or requests() == before
+        assert number == 0 or workspace.requests() == before
 
 
 # --- the control socket ------------------------------------------------------------------------------------

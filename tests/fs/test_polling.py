@@ -183,14 +183,20 @@ def test_a_waiter_of_the_lock_can_be_cancelled(adapter: PollingTrio) -> None:
 
 def test_it_is_off_at_0_and_with_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyfuse3, "trio", None)
-    assert install(0) is None
-    assert pyfuse3.trio is trio
+    assert install(0).window.longest_ns == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    assert install(30) is None
+    assert install(30).window.longest_ns == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert pyfuse3.trio is trio
     made = install(30)
+    assert made.window.longest_ns == 30_000
     assert pyfuse3.trio is made
+
+
+def test_what_may_not_poll_never_does() -> None:
+    window = Window(0)
+    for _ in range(100):
+        window.slept(US)
+        assert window.ns == 0
 
 
 def test_it_has_all_that_pyfuse3_asks_of_trio(adapter: PollingTrio) -> None:
