@@ -25,6 +25,7 @@ __all__ = [
     "CursorTooOld",
     "Delta",
     "DeltaStream",
+    "DirentPut",
     "DirtyDirent",
     "DirtyEntries",
     "DirtyLog",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 from ghostfs.index.adopt import Adopt
-from ghostfs.index.bulk import InodePut, RefusedCell
+from ghostfs.index.bulk import DirentPut, InodePut, RefusedCell
 from ghostfs.index.commit import Commit
 from ghostfs.index.damage import asides, set_aside
 from ghostfs.index.delta import CursorTooOld, Delta, DeltaStream

@@ -67,7 +67,7 @@ class SQL:
         "SELECT parent, name, inode, seq, origin FROM dirent WHERE inode IS NOT NULL ORDER BY parent, name"
     )
     DIRENTS_SINCE = "SELECT parent, name, inode, seq, origin FROM dirent WHERE seq > ? ORDER BY seq"
-    CHILDREN = "SELECT name, inode FROM dirent WHERE parent = ? AND inode IS NOT NULL ORDER BY name"
+    CHILDREN = "SELECT name, inode FROM dirent WHERE parent = ? AND inode IS NOT NULL ORDER BY name LIMIT ?"
     LINKS = "SELECT parent, name FROM dirent WHERE inode = ? ORDER BY parent, name"
     LINKED = "SELECT 1 FROM dirent WHERE inode = ? LIMIT 1"
     STORE_DIRENT = "REPLACE INTO dirent (parent, name, inode, seq, origin, generation) VALUES (?,?,?,?,?,?)"

@@ -202,9 +202,9 @@ class Index:
         return None if row is None else dirent_of(row)
 
     @reports_damage
-    def children(self, parent: InodeId) -> list[tuple[bytes, InodeId]]:
-        """The names in a directory, ordered as bytes, and what they mean; no tombstones."""
-        return self._execute(SQL.CHILDREN, (parent,)).fetchall()
+    def children(self, parent: InodeId, most: int = -1) -> list[tuple[bytes, InodeId]]:
+        """The names in a directory, ordered as bytes, and what they mean; no tombstones. The first `most` of them."""
+        return self._execute(SQL.CHILDREN, (parent, most)).fetchall()
 
     @reports_damage
     def links(self, id_: InodeId) -> list[tuple[InodeId, bytes]]:

@@ -283,8 +283,9 @@ class Capture:
             for parent, name in gathered.held
             if self._index.dirent(parent, name) in moved
         ]
+        gathered.dirents = left + names
         with self._index.commit() as commit:
-            commit.put(inodes, left + names)
+            commit.put(inodes, gathered.dirents)
             commit.drop_orphans()
 
     def _put_of(self, sealed: Sealed) -> InodePut | None:

@@ -12,10 +12,10 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ghostfs.content import BlockList, BlockMap, Reader, Settlement
-from ghostfs.index import Index
+from ghostfs.index import DirentPut, Index
 from ghostfs.mirror.live.closed import ClosedFiles
 from ghostfs.mirror.live.identities import Identities
 from ghostfs.mirror.live.inodes import Inodes
@@ -174,6 +174,10 @@ class Changed(Inodes):
         row = self._index.inode(record.id) if record.in_index else None
         record.map = BlockMap() if row is None else BlockMap(BlockList.decode(row.size, row.blocks))
         return record.map
+
+    def names_committed(self, dirents: Iterable[DirentPut]) -> None:
+        """The index has these names now."""
+        self._listings.committed(dirents)
 
     def committed(self, record: Record) -> None:
         """The record is as the index has it: what was kept for the commit can go."""

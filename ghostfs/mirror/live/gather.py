@@ -137,6 +137,7 @@ class Gatherer:
         working = self._working
         with working.lock:
             working.committing = {}
+            self._mirror.names_committed(gathered.dirents)
             for sealed in gathered.sealed:
                 sealed.record.in_index = True
                 self._mirror.committed(sealed.record)

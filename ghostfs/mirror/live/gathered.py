@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ghostfs.content import BlockList, Settlement
 from ghostfs.errors import GhostError
+from ghostfs.index import DirentPut
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.working import Names
 from ghostfs.model import InodeId
@@ -49,6 +50,8 @@ class Gathered:
     sealed: list[Sealed] = field(default_factory=list)
     held: list[tuple[InodeId, bytes]] = field(default_factory=list)
     """Places whose files the index cannot have yet: they stay behind."""
+    dirents: list[DirentPut] = field(default_factory=list)
+    """The names as the index was given them."""
     bytes_hashed: int = 0
     bytes_reread: int = 0
     """What hashing this content has cost since it last settled."""

@@ -14,6 +14,7 @@ import os
 from ghostfs.index import Index
 from ghostfs.mirror.live.directories import Directories
 from ghostfs.mirror.live.identities import Identities
+from ghostfs.mirror.live.listings import SMALL, Listings
 from ghostfs.mirror.live.nameless import Nameless
 from ghostfs.mirror.live.records import Record
 from ghostfs.mirror.live.working import ABSENT, WorkingSet
@@ -34,6 +35,7 @@ class Inodes:
         self._identities = identities
         self._records: dict[InodeId, Record] = {}
         self._directories = Directories(root_fd, self._locate)
+        self._listings = Listings()
         self._nameless = Nameless()
         self._targets: dict[InodeId, bytes] = {}
         """Where new symlinks lead, until their records go."""
@@ -74,7 +76,11 @@ class Inodes:
             record = self._record(directory)
             if record.unlinked:
                 return []
-            listed = dict(self._index.children(directory))
+            committed = self._listings.of(directory)
+            if committed is None:
+                committed = dict(self._index.children(directory))
+                self._listings.learn(directory, committed)
+            listed = committed.copy()
             for names in (self._working.committing, self._working.names):
                 for name, child in names.get(directory, {}).items():
                     if child is None:
@@ -134,8 +140,17 @@ class Inodes:
         child = working.child(parent, name)
         if child is not ABSENT:
             return child
+        committed = self._listings.of(parent)
+        if committed is not None:
+            return committed.get(name)
         if working.absent == (parent, name):
             return None
+        if self._listings.worth_learning(parent):
+            some = self._index.children(parent, SMALL + 1)
+            if len(some) <= SMALL:
+                committed = dict(some)
+                self._listings.learn(parent, committed)
+                return committed.get(name)
         found = self._index.dirent(parent, name)
         if found is None:
             working.absent = (parent, name)
@@ -229,3 +244,4 @@ class Inodes:
             self._nameless.drop(record)
             if record.is_directory:
                 self._directories.forget(record.id)
+                self._listings.forget(record.id)

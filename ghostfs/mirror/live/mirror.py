@@ -335,6 +335,8 @@ class Mirror(Files):
         self._working.attrs_changed(record)
         record.st = st
         record.xattrs = b""
+        if record.is_directory:
+            self._listings.learn(inode, {})
         return st
 
     def _unmake(self, directory: Record, name: bytes, fd: int) -> None:

@@ -272,7 +272,7 @@ def on_disk(tree: Path) -> dict[bytes, tuple[Any, ...]]:
     return found
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _no_umask() -> Iterator[None]:
     """The mirror is given modes that a umask was applied to already, as its process has none."""
     before = os.umask(0)

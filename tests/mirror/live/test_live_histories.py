@@ -338,6 +338,13 @@ class Histories(RuleBasedStateMachine):
         self.handles.clear()
 
     @invariant()
+    def listings_are_as_the_index(self) -> None:
+        if self.model.exists() and self.moment == 0:
+            owned = self.live.owned
+            for directory, names in owned.mirror._listings._known.items():
+                assert names == dict(owned._lookups.children(directory))
+
+    @invariant()
     def trees_are_equal(self) -> None:
         if self.model.exists() and self.moment == 0:
             self.compare()
