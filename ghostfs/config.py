@@ -150,9 +150,13 @@ class Settings(BaseSettings):
         description="Group that a mount shows of all files, likewise; not set: the one in the tree.",
     )
     poll_us: Annotated[int, Ge(0), Le(1000)] = Field(
-        30,
+        100,
         description="How long a busy mount polls for the next request before it sleeps; 0 is off.",
         json_schema_extra=_unit("µs"),
+    )
+    awake_cpus: Annotated[int, Ge(0), Le(4096)] = Field(
+        4,
+        description="On a machine of at most so many processors, root's mounts keep idle ones from sleeping while a client is busy, by /dev/cpu_dma_latency: faster, and uses more power; 0 is never.",
     )
 
     listen: str = Field("127.0.0.1:7447", description="Loopback HOST:PORT where the hub listens for nodes.")

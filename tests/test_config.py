@@ -30,8 +30,8 @@ def test_flags_before_environment_before_file_before_default(
     file.write_text("poll_us = 1\nspool_mib = 2\nlisten = '127.0.0.1:3'\n")
     monkeypatch.setenv("GHOSTFS_POLL_US", "10")
     monkeypatch.setenv("GHOSTFS_SPOOL_MIB", "20")
-    settings = Settings.load({"poll_us": 100, "hub": None})
-    assert (settings.poll_us, settings.spool_mib, settings.listen) == (100, 20, "127.0.0.1:3")
+    settings = Settings.load({"poll_us": 50, "hub": None})
+    assert (settings.poll_us, settings.spool_mib, settings.listen) == (50, 20, "127.0.0.1:3")
     sources = [settings.source(name) for name in ("poll_us", "spool_mib", "listen", "hub")]
     assert sources == [Source.FLAG, Source.ENVIRONMENT, Source.FILE, Source.DEFAULT]
 
@@ -39,14 +39,14 @@ def test_flags_before_environment_before_file_before_default(
 def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GHOSTFS_POLL_US", "")
     settings = Settings.load()
-    assert (settings.poll_us, settings.source("poll_us")) == (30, Source.DEFAULT)
+    assert (settings.poll_us, settings.source("poll_us")) == (100, Source.DEFAULT)
 
 
 def test_one_file_does_not_reach_the_next_load(file: Path) -> None:
     file.write_text("poll_us = 1\n")
     assert Settings.load().poll_us == 1
     file.write_text("")
-    assert Settings.load().poll_us == 30
+    assert Settings.load().poll_us == 100
 
 
 def test_settings_do_not_change() -> None:
@@ -103,7 +103,7 @@ def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
 def test_the_users_file_is_read_if_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert config_path() == (tmp_path / "ghostfs/config.toml", False)
-    assert Settings.load().poll_us == 30
+    assert Settings.load().poll_us == 100
     (tmp_path / "ghostfs").mkdir()
     (tmp_path / "ghostfs/config.toml").write_text("poll_us = 4\n")
     assert Settings.load().poll_us == 4

@@ -64,6 +64,7 @@ def mount(name: str, directory: Path, *, create: bool, foreground: bool, **commo
                 uid=settings.mount_uid,
                 gid=settings.mount_gid,
                 poll_us=settings.poll_us,
+                awake_cpus=settings.awake_cpus,
                 metrics_listen=settings.metrics_listen,
                 log_level=settings.log_level,
                 log_format=settings.log_format,

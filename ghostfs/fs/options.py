@@ -31,7 +31,8 @@ class MountOptions:
     allow_other: bool = False
     uid: int | None = None
     gid: int | None = None
-    poll_us: int = 30
+    poll_us: int = 100
+    awake_cpus: int = 4
     metrics_listen: str = ""
     log_level: str = "info"
     log_format: str = "auto"

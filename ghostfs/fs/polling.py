@@ -7,7 +7,8 @@ to trio, except that waiting for the next request asks poll(2) for a while befor
 
 Polling is worth it only while it succeeds, so the window opens and closes as in the kernel's own polling
 for virtual machines (KVM's halt_poll_ns): it opens once sleeps turn out to have been short, and closes
-when polls miss. An idle mount sleeps.
+when polls miss. An idle mount sleeps. While requests follow each other, other processors are kept awake, too
+(`wakefulness`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyfuse3
 import trio
 
 from ghostfs.fs.handshake import Handshake
+from ghostfs.fs.wakefulness import Wakefulness
 
 _WAKE_NS: Final = 60_000
 """What sleeping and waking up cost: a wait this much longer than the window would have been a hit."""
@@ -36,6 +38,10 @@ _MAX_BACKOFF: Final = 256
 """Most short sleeps that are asked for after the window has closed again and again."""
 _YIELD_EVERY: Final = 128
 """Requests after which other tasks get their turn: some 3 ms of a busy mount."""
+_PAUSE_NS: Final = 1_000_000
+"""A client that lets this much time pass is not busy."""
+_BUSY: Final = 32
+"""Requests without such a pause from which a client is."""
 
 
 class Window:
@@ -122,13 +128,19 @@ class PollingTrio:
     open_nursery = staticmethod(trio.open_nursery)
     from_thread = trio.from_thread
 
-    def __init__(self, longest_us: int, *, greets: bool = False) -> None:
+    def __init__(
+        self, longest_us: int, wakefulness: Wakefulness | None = None, *, greets: bool = False
+    ) -> None:
         """`greets`: the first request is the kernel's greeting, and the second call says that it was answered."""
         self.window = Window(longest_us * 1000)
         self.polls_hit = 0
+        self.requests = 0
+        """How many were waited for."""
+        self.wakefulness = wakefulness or Wakefulness(None)
+        self._yield_at = _YIELD_EVERY
+        self._paused_at = 0
         self._greets = greets
         self._handshake: Handshake | None = None
-        self._served = 0
         self._polls: dict[int, Any] = {}
         self.lowlevel = self
 
@@ -152,9 +164,10 @@ class PollingTrio:
         if self._handshake is not None:
             handshake, self._handshake = self._handshake, None
             handshake.finish()
-        self._served += 1
-        if self._served >= _YIELD_EVERY:
-            self._served = 0
+        self.requests += 1
+        if self.requests >= self._yield_at:
+            self._yield_at = self.requests + _YIELD_EVERY
+            self._perhaps_busy()
             await trio.lowlevel.checkpoint()
         poll = self._polls.get(fd) or self._register(fd)
         if poll(0):
@@ -174,8 +187,28 @@ class PollingTrio:
                     break
             window.missed()
         await trio.lowlevel.wait_readable(fd)
-        self._served = 0
-        window.slept(clock() - start)
+        slept = clock() - start
+        window.slept(slept)
+        self._yield_at = self.requests + _YIELD_EVERY
+        if slept > _PAUSE_NS:
+            self._paused_at = self.requests
+        else:
+            self._perhaps_busy()
+
+    def _perhaps_busy(self) -> None:
+        wakefulness = self.wakefulness
+        if self.requests - self._paused_at >= _BUSY and wakefulness.possible and not wakefulness.held:
+            wakefulness.hold()
+            trio.lowlevel.spawn_system_task(self._until_paused)
+
+    async def _until_paused(self) -> None:
+        try:
+            seen = -1
+            while seen != self.requests:
+                seen = self.requests
+                await trio.sleep(_PAUSE_NS / 1e9)
+        finally:
+            self.wakefulness.let_go()
 
     def _register(self, fd: int) -> Any:
         poller = select.poll()
@@ -184,13 +217,14 @@ class PollingTrio:
         return poller.poll
 
 
-def install(longest_us: int) -> PollingTrio:
+def install(longest_us: int, awake_cpus: int = 0) -> PollingTrio:
     """Makes pyfuse3 poll for up to `longest_us` microseconds before it sleeps; call before `pyfuse3.init`.
 
-    It does not poll if the machine has one core: the client needs it.
+    On a machine of at most `awake_cpus` processors, none sleeps while a client is busy. With one processor there is
+    neither: the client needs it.
     """
     if len(os.sched_getaffinity(0)) == 1:
         longest_us = 0
-    adapter = PollingTrio(longest_us, greets=True)
+    adapter = PollingTrio(longest_us, Wakefulness.open(awake_cpus if longest_us else 0), greets=True)
     pyfuse3.trio = adapter  # type: ignore[attr-defined]
     return adapter

@@ -177,7 +177,7 @@ class _Mount:
 
     def run(self) -> bool:
         """Mounts, serves until the mount has ended, and commits what is left; whether that could be done."""
-        install(self._options.poll_us)
+        install(self._options.poll_us, self._options.awake_cpus)
         fuse_options = {
             f"fsname={source_name(self._options.session, self._layout.state)}",
             "subtype=ghostfs",

@@ -1,0 +1,149 @@
+"""Processors are kept awake while a client is busy, no longer, and only where that was allowed."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from ghostfs.fs.polling import PollingTrio
+from ghostfs.fs.wakefulness import Wakefulness
+
+if TYPE_CHECKING:
+    from conftest import Workspaces
+
+DEVICE = Path("/dev/cpu_dma_latency")
+MANY = 1 << 20
+
+
+def wishes(device: Path) -> list[int]:
+    """What was written to a file that stands for the device."""
+    return [number for (number,) in struct.iter_unpack("=i", device.read_bytes())]
+
+
+def wished_here() -> int:
+    """The shortest latency that anybody on this machine has asked for, in microseconds."""
+    return int(struct.unpack("=i", DEVICE.read_bytes()[:4])[0])
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    path = tmp_path / "device"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+async def requests(adapter: PollingTrio, pipe: tuple[int, int], count: int) -> None:
+    for _ in range(count):
+        os.write(pipe[1], b"x")
+        await adapter.wait_readable(pipe[0])
+        os.read(pipe[0], 1)
+
+
+def test_they_are_awake_while_requests_follow_each_other_and_sleep_after_a_pause(
+    device: Path, pipe: tuple[int, int]
+) -> None:
+    adapter = PollingTrio(30, Wakefulness.open(MANY, device))
+
+    async def main() -> None:
+        for busy_times in (1, 2):
+            await requests(adapter, pipe, 1000)
+            await trio.lowlevel.checkpoint()
+            assert adapter.wakefulness.held
+            with trio.fail_after(10):
+                while adapter.wakefulness.held:
+                    await trio.sleep(0.001)
+            first, last = wishes(device)[-2:]
+            assert first == 0
+            assert last >= 1_000_000
+            assert len(wishes(device)) == 2 * busy_times
+
+    trio.run(main)
+
+
+def test_requests_with_pauses_keep_nobody_awake(device: Path, pipe: tuple[int, int]) -> None:
+    adapter = PollingTrio(30, Wakefulness.open(MANY, device))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(adapter.wait_readable, pipe[0])
+                await trio.sleep(0.003)
+                os.write(pipe[1], b"x")
+                await trio.testing.wait_all_tasks_blocked()
+                os.read(pipe[0], 1)
+
+    trio.run(main)
+    assert adapter.requests == 50
+    assert wishes(device) == []
+
+
+def test_whoever_ends_in_the_middle_lets_go(device: Path, pipe: tuple[int, int]) -> None:
+    adapter = PollingTrio(30, Wakefulness.open(MANY, device))
+
+    async def main() -> None:
+        await requests(adapter, pipe, 1000)
+        await trio.lowlevel.checkpoint()
+        assert adapter.wakefulness.held
+
+    trio.run(main)
+    assert not adapter.wakefulness.held
+    assert wishes(device)[-1] >= 1_000_000
+
+
+def test_not_on_machines_of_more_processors(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert not Wakefulness.open(0, device).possible
+    assert not Wakefulness.open(2, device).possible
+    allowed = Wakefulness.open(3, device)
+    assert allowed.possible
+    allowed.close()
+    allowed.close()
+    assert not allowed.possible
+
+
+def test_without_the_device_nothing_happens(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    adapter = PollingTrio(30, Wakefulness.open(MANY, tmp_path / "none"))
+    trio.run(requests, adapter, pipe, 1000)
+    assert not adapter.wakefulness.held
+
+
+@pytest.mark.allows_log("processors_may_sleep")
+def test_a_device_that_refuses_is_given_up_and_requests_go_on(pipe: tuple[int, int]) -> None:
+    adapter = PollingTrio(30, Wakefulness(os.open("/dev/full", os.O_WRONLY)))
+    trio.run(requests, adapter, pipe, 1000)
+    assert not adapter.wakefulness.possible
+
+
+@pytest.mark.parametrize("cpus", [0, MANY])
+def test_a_mount_asks_for_it_if_it_may(workspaces: Workspaces, cpus: int) -> None:
+    workspace = workspaces.make(awake_cpus=cpus)
+    workspace.mount()
+    held = [
+        link
+        for fd in os.listdir(f"/proc/{workspace.pid()}/fd")
+        if (link := os.readlink(f"/proc/{workspace.pid()}/fd/{fd}")) == str(DEVICE)
+    ]
+    may = os.access(DEVICE, os.W_OK) and len(os.sched_getaffinity(0)) > 1
+    assert len(held) == (1 if cpus and may else 0)
+    seen = set()
+    with (workspace.path / "f").open("wb", buffering=0) as file:
+        for _ in range(3000):
+            file.write(b"x")
+            if held and len(seen) < 2:
+                seen.add(wished_here())
+    if held:
+        assert 0 in seen
