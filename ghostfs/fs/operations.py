@@ -23,6 +23,7 @@ from ghostfs.fs.attributes import NO_ENTRY, ShownOwner, statvfs_of
 from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
+from ghostfs.fs.polling import PollingTrio
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.syscalls import leave_access_time
 from ghostfs.model import ROOT, InodeId
@@ -54,8 +55,10 @@ class Operations(pyfuse3.Operations):
         writeback: bool = False,
         owner: ShownOwner = ShownOwner(),  # noqa: B008 (it never changes)
         for_root_alone: bool = False,
+        polling: PollingTrio | None = None,
     ) -> None:
-        """`for_root_alone`: the kernel lets nobody else in, and leaves it to us who may do what: root may all."""
+        """`for_root_alone`: the kernel lets nobody else in, and leaves it to us who may do what: root may all.
+        `polling` is what waits for requests, to be told of handlers that wait for something else."""
         super().__init__()
         self.enable_writeback_cache = writeback
         self.requests = 0
@@ -71,6 +74,7 @@ class Operations(pyfuse3.Operations):
         self._files = self._handles.files
         self._lookups: dict[int, int] = {}
         self._threads = trio.CapacityLimiter(16)
+        self._polling = polling or PollingTrio(0)
 
     @property
     def open_files(self) -> int:
@@ -398,4 +402,8 @@ class Operations(pyfuse3.Operations):
             )  # EOPNOTSUPP for the caller, and never asked again: `cp -a` tries each file
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(work, limiter=self._threads)
+        self._polling.elsewhere += 1
+        try:
+            await trio.to_thread.run_sync(work, limiter=self._threads)
+        finally:
+            self._polling.elsewhere -= 1

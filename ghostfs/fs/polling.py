@@ -136,6 +136,8 @@ class PollingTrio:
         self.polls_hit = 0
         self.requests = 0
         """How many were waited for."""
+        self.elsewhere = 0
+        """Tasks that wait for threads: it sleeps at once then, for polling would not hear that they are done."""
         self.wakefulness = wakefulness or Wakefulness(None)
         self._yield_at = _YIELD_EVERY
         self._paused_at = 0
@@ -176,7 +178,7 @@ class PollingTrio:
         window = self.window
         clock = time.monotonic_ns
         start = clock()
-        if window.ns:
+        if window.ns and not self.elsewhere:
             deadline = start + window.ns
             while True:
                 if poll(0):

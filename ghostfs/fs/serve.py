@@ -173,11 +173,11 @@ class _Mount:
             writeback=options.writeback,
             owner=owner,
             for_root_alone=self._for_root_alone,
+            polling=install(options.poll_us, options.awake_cpus),
         )
 
     def run(self) -> bool:
         """Mounts, serves until the mount has ended, and commits what is left; whether that could be done."""
-        install(self._options.poll_us, self._options.awake_cpus)
         fuse_options = {
             f"fsname={source_name(self._options.session, self._layout.state)}",
             "subtype=ghostfs",

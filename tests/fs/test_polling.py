@@ -122,6 +122,28 @@ def test_other_tasks_live_while_requests_never_stop(adapter: PollingTrio) -> Non
     assert 0 < trio.run(main) <= 60 * 128
 
 
+def test_it_does_not_poll_while_somebody_waits_for_a_thread(adapter: PollingTrio) -> None:
+    """The thread's result would be seen only when the window has passed."""
+    adapter.window.ns = adapter.window.longest_ns = 10**10
+
+    async def main() -> None:
+        reading, writing = os.pipe()
+
+        async def wait() -> None:
+            await adapter.wait_readable(reading)
+
+        async with trio.open_nursery() as nursery:
+            adapter.elsewhere = 1
+            nursery.start_soon(wait)
+            with trio.fail_after(5):
+                await trio.testing.wait_all_tasks_blocked()
+            os.write(writing, b"x")
+        os.close(reading)
+        os.close(writing)
+
+    trio.run(main)
+
+
 def test_closing_wakes_the_sleeper(adapter: PollingTrio) -> None:
     async def main() -> None:
         reading, writing = os.pipe()
