@@ -6,6 +6,8 @@
     handles       the numbers of open files and directories
     overlay       `.skills`, the read-only registry at a session's root
     polling       not sleeping between the requests of a busy client
+    wakefulness   keeping processors awake meanwhile
+    handshake     what kernel and libfuse agree on as a mount begins
     libfuse       what libfuse itself has to say, in our log
     control       the owner's socket: status, settle, unmount, new heads
     preflight     what must hold before a mount is tried, each failure with its remedy

@@ -8,6 +8,7 @@
     closed      descriptors of files that were closed and are not settled yet: only so many
     nameless    descriptors of what lost its last name before the kernel forgot it: only so many
     inodes      who is who, where each is now, what it looks like
+    listings    the names in directories in use, as the index has them
     records     what is remembered of an inode in use
     cells       from what lstat says to the values of a cell
     working     what the tree has and the index has not, logged before it happens
