@@ -105,9 +105,10 @@ def test_whoever_ends_in_the_middle_lets_go(device: Path, pipe: tuple[int, int])
 
 
 def test_not_on_machines_of_more_processors(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert not Wakefulness.open(0, device).possible
-    assert not Wakefulness.open(2, device).possible
+    assert not Wakefulness.open(2, device).possible  # all are kept awake, also those that this process may not use
     allowed = Wakefulness.open(3, device)
     assert allowed.possible
     allowed.close()
