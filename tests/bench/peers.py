@@ -190,5 +190,7 @@ def version_of(recipe: Recipe) -> str:
             recipe.version, capture_output=True, text=True, check=False, env=environment, cwd=scratch
         )
     lines = [line for line in (done.stdout + done.stderr).splitlines() if any(map(str.isdigit, line))]
-    named = [line for line in lines if recipe.name.removesuffix("-writeback").removesuffix("-asleep") in line]
+    named = [
+        line for line in lines if recipe.name.removesuffix("-writeback").removesuffix("-asleep") in line
+    ]
     return next(iter(named or lines), "unknown").partition(";")[0].strip()

@@ -108,7 +108,7 @@ def test_not_on_machines_of_more_processors(device: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert not Wakefulness.open(0, device).possible
-    assert not Wakefulness.open(2, device).possible  # all are kept awake, also those that this process may not use
+    assert not Wakefulness.open(2, device).possible  # also those that this process may not use count
     allowed = Wakefulness.open(3, device)
     assert allowed.possible
     allowed.close()
