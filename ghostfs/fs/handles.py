@@ -32,6 +32,7 @@ class OverlayFile:
 
     fd: int | None
     data: bytes = b""
+    inode: int = 0
 
     def read(self, offset: int, size: int) -> bytes:
         if self.fd is None:

@@ -6,15 +6,16 @@ place of its descriptor of /dev/fuse: the offer is passed on as it came, the ans
 descriptor is put back.
 
 The flag is FUSE_AUTO_INVAL_DATA, by which the kernel drops all that it has cached of a file whose time of
-modification it finds changed: also when that was the doing of what it has just written itself. Content changes
-through this mount or not at all; what comes from elsewhere is another inode.
+modification it finds changed: also when that was the doing of what it has just written itself. Content of a session
+changes through its mount or not at all; what comes from elsewhere is another inode. What changes otherwise is dropped
+one by one: what was refused (`refused`), and files of the overlay when they are opened.
 """
 
 from __future__ import annotations
 
 __all__ = ["Handshake", "amend"]
 
-import contextlib
+import errno
 import os
 import socket
 import struct
@@ -76,11 +77,15 @@ class Handshake:
 
         Raises:
             BlockingIOError: there is no answer.
+            OSError: the kernel does not understand it.
         """
         try:
             answer = self._ours.recv(_ANSWER_MAX, socket.MSG_DONTWAIT)
-            with contextlib.suppress(OSError):  # the mount has gone meanwhile
+            try:
                 os.write(self._kernel, amend(answer))
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    raise  # else the mount has gone meanwhile
         finally:
             self.abandon()
 

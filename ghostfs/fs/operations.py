@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Operations"]
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.fs.polling import PollingTrio
+from ghostfs.fs.refused import drop_pages
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.syscalls import leave_access_time
 from ghostfs.model import ROOT, InodeId
@@ -35,7 +37,8 @@ with a request to fsync. `O_NOATIME` is set of what is open: of another user's f
 reason to refuse who may."""
 
 _PRIVILEGED: Final = 0
-"""Who has CAP_FSETID as far as a request tells: set-user-id survives what this user writes."""
+"""Who has CAP_FSETID and CAP_SYS_ADMIN as far as a request tells: set-user-id survives what this user writes, and
+this user alone is shown that there are trusted attributes."""
 
 _NO_PARENT_INODE: Final = 0xFFFF_FFFF
 """What readdir shows for `..`, as libfuse does where the number is not known."""
@@ -275,7 +278,14 @@ class Operations(pyfuse3.Operations):
         handle = self._files.get(fh)
         if handle is None:
             refuse()
-        return self._mirror.write(handle, offset, data)
+        try:
+            written = self._mirror.write(handle, offset, data)
+        except OSError:
+            self._drop_refused(handle.inode, offset, len(data))
+            raise
+        if written < len(data):
+            self._drop_refused(handle.inode, offset + written, len(data) - written)
+        return written
 
     @handler
     def flush(self, _fh: int) -> None:
@@ -286,7 +296,7 @@ class Operations(pyfuse3.Operations):
     def release(self, fh: int) -> None:
         handle = self._files.pop(fh, None)
         if handle is None:
-            self._handles.overlay_file(fh).close()
+            self._overlay.close(self._handles.overlay_file(fh))
             del self._handles.overlay[fh]
         else:
             self._mirror.release(handle)
@@ -343,10 +353,13 @@ class Operations(pyfuse3.Operations):
         return self._mirror.getxattr(inode, name)
 
     @handler
-    def listxattr(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+    def listxattr(self, inode: InodeId, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)
-        return [] if is_virtual(inode) else self._mirror.listxattr(inode)
+        names = [] if is_virtual(inode) else self._mirror.listxattr(inode)
+        if ctx.uid == _PRIVILEGED:
+            return names
+        return [name for name in names if not name.startswith(b"trusted.")]
 
     @handler
     def setxattr(self, inode: InodeId, name: bytes, value: bytes, _ctx: pyfuse3.RequestContext) -> None:
@@ -400,6 +413,13 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(
                 errno.ENOSYS
             )  # EOPNOTSUPP for the caller, and never asked again: `cp -a` tries each file
+
+    def _drop_refused(self, inode: InodeId, offset: int, length: int) -> None:
+        """After the answer to the request that is being served."""
+        session = self._polling.session
+        if session is not None:
+            work = functools.partial(drop_pages, session, inode, offset, length)
+            trio.lowlevel.spawn_system_task(self._in_thread, work)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         self._polling.elsewhere += 1

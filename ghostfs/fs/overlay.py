@@ -83,6 +83,10 @@ class Overlay:
         self._ids = itertools.count(_FIRST)
         self._paths: dict[int, bytes] = {_TOP: b""}
         self._inodes: dict[bytes, int] = {b"": _TOP}
+        self._files: dict[int, tuple[int, int]] = {}
+        """Device and number of what an id was given to."""
+        self._opened: dict[int, list[int]] = {}
+        """Descriptors by inode."""
         self._lookups: dict[int, int] = {}
         self._made_ns = time.time_ns()
 
@@ -114,9 +118,10 @@ class Overlay:
         except (FileNotFoundError, NotADirectoryError):
             return _briefly_absent()
         inode = self._inodes.get(path)
-        if inode is None:
+        if inode is None or not self._is(inode, st):
             inode = self._inodes[path] = next(self._ids)
             self._paths[inode] = path
+            self._files[inode] = (st.st_dev, st.st_ino)
         return self._show(inode, st)
 
     def getattr(self, inode: int) -> pyfuse3.EntryAttributes:
@@ -124,7 +129,16 @@ class Overlay:
             return self._top_entry()
         if inode == _IGNORE:
             return self._ignore_entry()
-        return self._show(inode, os.lstat(self._backing(inode)))
+        try:
+            st = os.lstat(self._backing(inode))
+            if self._is(inode, st):
+                return self._show(inode, st)
+        except FileNotFoundError:
+            pass
+        opened = self._opened.get(inode)
+        if not opened:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # the kernel looks the name up anew
+        return self._show(inode, os.fstat(opened[-1]))
 
     def readlink(self, inode: int) -> bytes:
         return os.readlink(self._backing(inode))
@@ -135,7 +149,21 @@ class Overlay:
         if inode == _IGNORE:
             return OverlayFile(None, _IGNORE_TEXT)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return OverlayFile(os.open(self._backing(inode), flags))
+        fd = os.open(self._backing(inode), flags)
+        if not self._is(inode, os.fstat(fd)):
+            os.close(fd)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self._opened.setdefault(inode, []).append(fd)
+        return OverlayFile(fd, inode=inode)
+
+    def close(self, file: OverlayFile) -> None:
+        """Closes what `open` has opened."""
+        if file.fd is not None:
+            opened = self._opened[file.inode]
+            opened.remove(file.fd)
+            if not opened:
+                del self._opened[file.inode]
+        file.close()
 
     def readdir(self, inode: int) -> list[bytes]:
         """The names in a directory, sorted."""
@@ -158,8 +186,14 @@ class Overlay:
         self._lookups.pop(inode, None)
         if inode >= _FIRST:
             path = self._paths.pop(inode, None)
-            if path is not None:
+            self._files.pop(inode, None)
+            if path is not None and self._inodes.get(path) == inode:
                 del self._inodes[path]
+
+    def _is(self, inode: int, st: os.stat_result) -> bool:
+        """Whether this is what an id was given to. A directory is whatever has its name: a shell in a skill goes on in
+        its next version. A file with another one's id would have that one's content in the kernel's cache."""
+        return stat.S_ISDIR(st.st_mode) or self._files.get(inode) == (st.st_dev, st.st_ino)
 
     def _backing(self, inode: int) -> bytes:
         return self._source + self._path(inode)

@@ -5,8 +5,8 @@ takes longer than most answers do, above all in a virtual machine, where to slee
 process holds /dev/cpu_dma_latency at 0, the kernel has idle processors poll instead of sleep
 (Documentation/power/pm_qos_interface.rst).
 
-It concerns all processors, and they use power meanwhile. So it is asked for on machines of few of them only, and for
-as long as requests follow each other; the kernel itself ends it when the process does, however that ends.
+It concerns all processors, and they use power meanwhile. So it is asked for on machines of few of them only, and while
+requests follow each other; the kernel itself ends it when the process does, however that ends.
 """
 
 from __future__ import annotations

@@ -171,6 +171,33 @@ def test_a_map_is_told_by_msync(tree: Place, code: int, options: tuple[str, ...]
     assert (tree.stack.session("work").tree / "open").read_bytes() == b"n" * 4096
 
 
+@MODES
+@pytest.mark.parametrize("size", [4096, 8 << 20])
+def test_what_a_map_was_refused_is_not_shown_as_if_it_were_there(
+    tree: Place, size: int, options: tuple[str, ...]
+) -> None:
+    mount = tree.mount(*options)
+    path, below = mount / "mapped", tree.stack.session("work").tree / "mapped"
+    path.write_bytes(b"b" * size)
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    with mmap.mmap(fd, size) as mapped:
+        tree.disk.fail(errno.EIO, "write")
+        mapped[:] = b"m" * size
+        assert refused(mapped.flush) == errno.EIO
+        os.close(fd)
+        tree.disk.mend()
+        # Nobody rewrites it: what is shown is what there is, to those who open it anew and to who has it mapped.
+        eventually(
+            lambda: path.read_bytes() == below.read_bytes() == b"b" * size,
+            timeout=10,
+            what="it is not shown as it is",
+        )
+        assert mapped[:] == b"b" * size
+    tree.ends_well(mount)
+    assert below.read_bytes() == b"b" * size
+
+
 def test_what_cannot_be_synced_is_said_and_goes_to_the_index_all_the_same(tree: Place) -> None:
     mount = tree.mount()
     fd = furnish(mount)

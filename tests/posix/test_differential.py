@@ -114,7 +114,7 @@ class Differential(RuleBasedStateMachine):
         assert here.keys() == there.keys()
         assert targets_here == targets_there
         for key in there:
-            assert (key, described(here[key])) == (key, described(there[key]))
+            assert (key, self.described(here[key])) == (key, self.described(there[key]))
         assert identities(here) == identities(there)
         by_clock = self.mount.writeback and excluded("kernel clock")
         if self.before is not None and not by_clock:
@@ -124,6 +124,13 @@ class Differential(RuleBasedStateMachine):
             assert moved(self.before[0], here, same, names) == moved(self.before[1], there, same, names)
         self.before = [here, there]
         self.now_set = False
+
+    def described(self, st_: os.stat_result) -> tuple[int, ...]:
+        """What must be the same here and there."""
+        mode = st_.st_mode
+        if stat.S_ISREG(mode) and self.mount.name == "alone" and excluded("sticky files"):
+            mode &= ~stat.S_ISVTX
+        return mode, st_.st_nlink, st_.st_uid, st_.st_gid, st_.st_size, st_.st_rdev
 
     def compare_content(self) -> None:
         here, there = (site.actors["root"].do("content") for site in (self.mount, self.native))
@@ -371,10 +378,6 @@ class Differential(RuleBasedStateMachine):
     @rule(who=WHO, path=PATHS, name=XATTRS)
     def removexattr(self, who: str, path: str, name: str) -> None:
         self.both(who, "removexattr", path=path, name=name)
-
-
-def described(st_: os.stat_result) -> tuple[int, ...]:
-    return st_.st_mode, st_.st_nlink, st_.st_uid, st_.st_gid, st_.st_size, st_.st_rdev
 
 
 def identities(found: dict[Any, os.stat_result]) -> set[frozenset[Any]]:

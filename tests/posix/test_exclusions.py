@@ -94,3 +94,29 @@ def test_root_without_capabilities_is_held_to_modes_where_others_are_let_in(site
         outcomes[name] = changed
         sites[name].leave()
     assert outcomes == {"native": False, "mount": False, "writeback": False, "alone": True}
+
+
+def test_a_chown_takes_the_sticky_bit_of_a_set_user_id_file_where_root_is_alone(
+    sites: dict[str, Site],
+) -> None:
+    assert excluded("sticky files")
+    modes = {}
+    for name in ("native", "mount", "writeback", "alone"):
+        file = sites[name].new() / "file"
+        file.touch()
+        file.chmod(0o5755)
+        os.chown(file, 0, 0)
+        modes[name] = stat.S_IMODE(file.stat().st_mode)
+        sites[name].leave()
+    assert modes == {"native": 0o1755, "mount": 0o1755, "writeback": 0o1755, "alone": 0o755}
+
+
+def test_only_root_is_told_of_trusted_attributes(site: Site) -> None:
+    """No exclusion: it is as natively, though a filesystem is asked on behalf of everybody."""
+    root, alice = site.actors["root"], site.actors["alice"]
+    root.do("open", slot=0, path="f", flags=os.O_CREAT | os.O_WRONLY)
+    root.do("chmod", path="f", mode=0o666)
+    for name in ("trusted.a", "user.b"):
+        root.do("setxattr", path="f", name=name, value=b"1", flags=0)
+    assert sorted(root.do("listxattr", path="f", follow=True)) == ["trusted.a", "user.b"]
+    assert alice.do("listxattr", path="f", follow=True) == ["user.b"]

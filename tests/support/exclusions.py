@@ -75,14 +75,20 @@ EXCLUSIONS = (
         "after each change in it",
     ),
     Exclusion(
+        "sticky files",
+        "in such a mount, what takes set-user-id or set-group-id from a file, as `chown` does, takes its sticky bit too",
+        "where it does not check modes, the kernel hides that bit from itself, and tells the mode to set without it",
+    ),
+    Exclusion(
         "blocks",
         "`st_blksize` is 65536; `st_dev` is the mount's own",
         "a choice: programs size their buffers by it, and each write is a request",
     ),
     Exclusion(
         "late errors",
-        "with `--writeback`, a write that the disk refuses (full, too large) fails at `fsync` or `close`",
-        "the kernel takes the write before it asks the filesystem",
+        "with `--writeback`, a write that the disk refuses (full, too large) fails at `fsync` or `close`, once; a file that "
+        "grew by it keeps that size until it is truncated or mounted anew, with zeros where nothing was taken",
+        "the kernel takes the write before it asks the filesystem, and keeps the size itself",
     ),
     Exclusion(
         "same size",
@@ -102,7 +108,9 @@ EXCLUSIONS = (
     ),
     Exclusion(
         ".skills",
-        "`.skills` at the root of a session, in any case, is read-only: EROFS",
+        "`.skills` at the root of a session, in any case, is read-only: EROFS; whoever is let into the mount may read it, "
+        "whatever the modes in the registry; a change is seen within a second, and one that was made in place, to the same "
+        "size, by who opens the file anew",
         "a choice: it shows the registry of skills",
     ),
 )
