@@ -238,7 +238,11 @@ class Differential(RuleBasedStateMachine):
 
     @rule(who=WHO, slot=SLOTS, offset=OFFSETS)
     def seek_hole(self, who: str, slot: int, offset: int) -> None:
-        """Whether there is an end; where holes begin depends on who can see them."""
+        """Whether there is an end of a file; where holes begin depends on who can see them. What a directory answers
+        differs from filesystem to filesystem."""
+        opened = self.native.actors[who].attempt("fstat", slot=slot)
+        if opened.error is None and stat.S_ISDIR(opened.value.st_mode):
+            return
         outcomes = [
             site.actors[who].attempt("lseek", slot=slot, offset=offset, whence=os.SEEK_HOLE).error
             for site in (self.mount, self.native)
