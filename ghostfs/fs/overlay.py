@@ -133,7 +133,7 @@ class Overlay:
             st = os.lstat(self._backing(inode))
             if self._is(inode, st):
                 return self._show(inode, st)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         opened = self._opened.get(inode)
         if not opened:

@@ -40,9 +40,10 @@ class Wakefulness:
     @classmethod
     def open(cls, most_cpus: int, device: Path = _DEVICE) -> Wakefulness:
         """One that does nothing on a machine of more processors than these, or if it may not: it is for root."""
-        if (
-            os.cpu_count() or most_cpus + 1
-        ) > most_cpus:  # of the machine: it concerns also those we may not use
+        processors = (
+            os.cpu_count()
+        )  # of the machine: those that this process may not use are kept awake, too
+        if processors is None or processors > most_cpus:
             return cls(None)
         try:
             return cls(os.open(device, os.O_WRONLY | os.O_CLOEXEC))

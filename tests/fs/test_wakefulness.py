@@ -81,7 +81,7 @@ def test_requests_with_pauses_keep_nobody_awake(device: Path, pipe: tuple[int, i
         async with trio.open_nursery() as nursery:
             for _ in range(50):
                 nursery.start_soon(adapter.wait_readable, pipe[0])
-                await trio.sleep(0.003)
+                await trio.sleep(0.003)  # the pause that is tested
                 os.write(pipe[1], b"x")
                 await trio.testing.wait_all_tasks_blocked()
                 os.read(pipe[0], 1)

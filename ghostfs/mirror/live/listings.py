@@ -1,7 +1,8 @@
 """What the index has in directories that are in use, so that most names are looked up without asking it.
 
 A directory's listing is known from its beginning, when it is made, since it was listed whole, or once many names were
-looked for in it; commits keep it as the index is. The working set comes first: a listing says what a name meant when it was last committed.
+looked for in it; commits keep it as the index is. The working set comes first: a listing says what a name meant when
+it was last committed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SMALL: Final = 2_000
 
 
 class Listings:
-    """Committed names by directory, no more than so many of them. Guarded by the working set's lock."""
+    """Committed names by directory, no more than so many of them: what was learnt first goes first. Guarded by the
+    working set's lock."""
 
     def __init__(self, *, names: int = _NAMES, largest: int = _LARGEST) -> None:
         self._known: dict[InodeId, dict[bytes, InodeId]] = {}
