@@ -8,7 +8,8 @@
     polling       not sleeping between the requests of a busy client
     wakefulness   keeping processors awake meanwhile
     handshake     what kernel and libfuse agree on as a mount begins
-    refused       pages that the kernel keeps although the disk did not take them
+    outside       what is asked of the kernel about our own mount, by a process of its own,
+    outsider      which is this program
     libfuse       what libfuse itself has to say, in our log
     control       the owner's socket: status, settle, unmount, new heads
     preflight     what must hold before a mount is tried, each failure with its remedy

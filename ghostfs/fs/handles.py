@@ -23,6 +23,8 @@ class OpenDirectory:
     count in it, so that seeking finds the same names again whatever happens meanwhile."""
 
     inode: InodeId
+    pid: int
+    """Of the process that has opened it."""
     entries: list[tuple[bytes, InodeId]] | None = None
 
 

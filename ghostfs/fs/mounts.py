@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
@@ -84,7 +85,19 @@ def find(path: Path) -> Mounted | None:
     return next((entry for entry in reversed(mounted()) if entry.path == path), None)
 
 
-def detach(path: Path, *, lazy: bool) -> None:
+def umount2(path: Path, flags: int) -> None:
+    """umount2(2).
+
+    Raises:
+        OSError: as umount2(2).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fspath(path))
+
+
+def detach(path: Path, *, lazy: bool, umount2: Callable[[Path, int], None] = umount2) -> None:
     """Unmounts what is at `path`; lazily: takes it out of the tree now, whoever uses it.
 
     Raises:
@@ -92,11 +105,10 @@ def detach(path: Path, *, lazy: bool) -> None:
         MountError: it cannot be done with the rights or tools there are.
     """
     if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)) != 0:
-            code = ctypes.get_errno()
-            if code != errno.EPERM:
-                raise OSError(code, os.strerror(code), os.fspath(path))
+        try:
+            umount2(path, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+        except PermissionError:
+            pass  # in a user namespace, of a mount that is not its own
         else:
             return
     program = shutil.which("fusermount3")

@@ -9,11 +9,9 @@ from __future__ import annotations
 __all__ = ["Operations"]
 
 import errno
-import functools
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 import pyfuse3
@@ -25,7 +23,6 @@ from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.fs.polling import PollingTrio
-from ghostfs.fs.refused import drop_pages
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.syscalls import leave_access_time
 from ghostfs.model import ROOT, InodeId
@@ -59,9 +56,11 @@ class Operations(pyfuse3.Operations):
         owner: ShownOwner = ShownOwner(),  # noqa: B008 (it never changes)
         for_root_alone: bool = False,
         polling: PollingTrio | None = None,
+        closed: Callable[[InodeId, int], None] = lambda _inode, _pid: None,
     ) -> None:
         """`for_root_alone`: the kernel lets nobody else in, and leaves it to us who may do what: root may all.
-        `polling` is what waits for requests, to be told of handlers that wait for something else."""
+        `polling` is what waits for requests, to be told of handlers that wait for something else. `closed` is told of
+        each directory that a process closes."""
         super().__init__()
         self.enable_writeback_cache = writeback
         self.requests = 0
@@ -78,20 +77,16 @@ class Operations(pyfuse3.Operations):
         self._lookups: dict[int, int] = {}
         self._threads = trio.CapacityLimiter(16)
         self._polling = polling or PollingTrio(0)
+        self._closed = closed
+        self._refused: set[int] = set()
+        """Of which the kernel may hold pages that look written and are not: those of a memory map, and those that the
+        writeback cache had gathered. Whoever opens one of them anew is to see what there is. It is not told to drop
+        them, for it would wait until they can be dropped, and whoever tells it with it (`outside`)."""
 
     @property
     def open_files(self) -> int:
         """How many files are open."""
         return len(self._files)
-
-    def await_writeback(self) -> None:
-        """Returns when what the kernel is writing back of open files has been written. Blocks: not for the loop.
-
-        syncfs(2) on a FUSE mount begins to write pages back, and does not wait for it (seen with Linux 6.18).
-        """
-        for inode in self._mirror.open_for_writing():
-            with suppress(OSError):  # the kernel has forgotten it, and so has nothing of it
-                pyfuse3.invalidate_inode(inode, attr_only=False)
 
     # --- names -----------------------------------------------------------------------------------------
 
@@ -118,6 +113,7 @@ class Operations(pyfuse3.Operations):
                 lookups[inode] = left
                 continue
             lookups.pop(inode, None)
+            self._refused.discard(inode)
             try:
                 self._mirror.forget(InodeId(inode))
             except Exception as error:  # noqa: BLE001 (see above)
@@ -257,14 +253,19 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def open(self, inode: InodeId, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        # keep_cache is pyfuse3's default: content changes through this mount, or the inode gets another id.
+        # Content changes through this mount, or the inode gets another id: what the kernel has cached holds, but for
+        # what the disk has refused since.
         if is_virtual(inode):
             file = self._overlay.open(inode, flags)
             return pyfuse3.FileInfo(fh=self._handles.add_overlay(file), keep_cache=False)
         handle = self._mirror.open_file(inode, flags & _IGNORED_FLAGS, keep_setid=ctx.uid == _PRIVILEGED)
         if flags & os.O_NOATIME:
             leave_access_time(handle.fd)
-        return pyfuse3.FileInfo(fh=self._handles.add_file(handle))
+        info = pyfuse3.FileInfo(fh=self._handles.add_file(handle))
+        if inode in self._refused:
+            self._refused.discard(inode)
+            info.keep_cache = False
+        return info
 
     @handler
     def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -281,10 +282,10 @@ class Operations(pyfuse3.Operations):
         try:
             written = self._mirror.write(handle, offset, data)
         except OSError:
-            self._drop_refused(handle.inode, offset, len(data))
+            self._refused.add(handle.inode)
             raise
         if written < len(data):
-            self._drop_refused(handle.inode, offset + written, len(data) - written)
+            self._refused.add(handle.inode)
         return written
 
     @handler
@@ -310,8 +311,8 @@ class Operations(pyfuse3.Operations):
     # --- directories -----------------------------------------------------------------------------------
 
     @handler
-    def opendir(self, inode: InodeId, _ctx: pyfuse3.RequestContext) -> int:
-        return self._handles.add_directory(OpenDirectory(inode))
+    def opendir(self, inode: InodeId, ctx: pyfuse3.RequestContext) -> int:
+        return self._handles.add_directory(OpenDirectory(inode, ctx.pid))
 
     @handler
     def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
@@ -334,7 +335,9 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def releasedir(self, fh: int) -> None:
-        self._handles.directories.pop(fh, None)
+        directory = self._handles.directories.pop(fh, None)
+        if directory is not None:
+            self._closed(directory.inode, directory.pid)
 
     @blocking_handler
     async def fsyncdir(self, fh: int, _datasync: bool) -> None:
@@ -413,13 +416,6 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(
                 errno.ENOSYS
             )  # EOPNOTSUPP for the caller, and never asked again: `cp -a` tries each file
-
-    def _drop_refused(self, inode: InodeId, offset: int, length: int) -> None:
-        """After the answer to the request that is being served."""
-        session = self._polling.session
-        if session is not None:
-            work = functools.partial(drop_pages, session, inode, offset, length)
-            trio.lowlevel.spawn_system_task(self._in_thread, work)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         self._polling.elsewhere += 1

@@ -141,8 +141,6 @@ class PollingTrio:
         self.wakefulness = wakefulness or Wakefulness(None)
         self._yield_at = _YIELD_EVERY
         self._paused_at = 0
-        self.session: int | None = None
-        """The descriptor of /dev/fuse, once it was waited for."""
         self._greets = greets
         self._handshake: Handshake | None = None
         self._polls: dict[int, Any] = {}
@@ -154,7 +152,6 @@ class PollingTrio:
     def notify_closing(self, fd: int) -> None:
         """As trio's."""
         self._polls.pop(fd, None)
-        self.session = None
         if self._handshake is not None:
             self._handshake.abandon()
             self._handshake = None
@@ -164,7 +161,6 @@ class PollingTrio:
         """As trio's, but a checkpoint only when it sleeps, and every `_YIELD_EVERY` calls."""
         if self._greets:
             self._greets = False
-            self.session = fd
             self._handshake = await Handshake.begin(fd)
             return
         if self._handshake is not None:

@@ -31,16 +31,16 @@ from ghostfs.errors import ConfigError, MountError
 from ghostfs.fs import libfuse
 from ghostfs.fs.attributes import ShownOwner
 from ghostfs.fs.control import ControlServer, Heads
-from ghostfs.fs.mounts import detach, find, source_name, users_of
+from ghostfs.fs.mounts import Mounted, find, source_name, users_of
 from ghostfs.fs.operations import Operations
 from ghostfs.fs.options import MountOptions
+from ghostfs.fs.outside import Outside
 from ghostfs.fs.overlay import Overlay
 from ghostfs.fs.polling import install
 from ghostfs.fs.preflight import who_may_mount
 from ghostfs.index import Index, State
 from ghostfs.mirror.layout import DataDir
 from ghostfs.mirror.live.session import OwnedMirror
-from ghostfs.mirror.syscalls import syncfs
 from ghostfs.model import ROOT
 from ghostfs.v1 import control_pb2 as pb
 
@@ -158,6 +158,8 @@ class _Mount:
         self._mountpoint = mountpoint
         self._on_ready = on_ready
         self._started_ns = time.time_ns()
+        self._mounted: Mounted | None = None
+        """What the mount table has of it, once it has answered."""
         self._detached = False
         self._ending = False
         self._closed = False
@@ -165,6 +167,7 @@ class _Mount:
         self._signalled: list[int] = []
         self._for_root_alone = os.geteuid() == 0 and not options.allow_other
         owner = ShownOwner(options.uid, options.gid)
+        self._outside = Outside(mountpoint)
         overlay = Overlay(DataDir(options.data_dir).skills, shared=options.allow_other, owner=owner)
         self._operations = Operations(
             owned.mirror,
@@ -174,6 +177,7 @@ class _Mount:
             owner=owner,
             for_root_alone=self._for_root_alone,
             polling=install(options.poll_us, options.awake_cpus),
+            closed=self._outside.closed,
         )
 
     def run(self) -> bool:
@@ -222,6 +226,7 @@ class _Mount:
             except* ConnectionAbortedError:
                 # What the kernel says of a mount that was taken away while a request was being read.
                 log.info("connection_ended")
+            self._outside.end()
             self._close()
             # The control socket tells meanwhile how it goes; a further signal ends the wait.
             drained = False
@@ -254,7 +259,6 @@ class _Mount:
             await self._end()
 
     async def _announce(self) -> None:
-        # From a thread: a request to our own mount must never come from the loop that would answer it.
         try:
             await trio.to_thread.run_sync(self._prove_alive)
         except (OSError, MountError):
@@ -272,11 +276,11 @@ class _Mount:
         log.info("mounted", session=self._options.session, mountpoint=str(self._mountpoint))
 
     def _prove_alive(self) -> None:
-        if os.stat(self._mountpoint).st_ino != ROOT:
+        if self._outside.inode() != ROOT:
             raise MountError(f"{self._mountpoint} does not answer: something else was mounted over it")
-        entry = find(self._mountpoint)
-        if entry is not None:
-            _raise_read_ahead(entry.device)
+        self._mounted = find(self._mountpoint)
+        if self._mounted is not None:
+            _raise_read_ahead(self._mounted.device)
 
     async def _end(self) -> None:
         """Leaves the tree of mounts, whoever still has files open, and stops serving."""
@@ -288,25 +292,19 @@ class _Mount:
     def _leave(self) -> None:
         self._flush_kernel()
         try:
-            detach(self._mountpoint, lazy=True)
+            self._outside.detach(lazy=True)
             self._detached = True
         except (OSError, MountError) as error:
             log.warning("detach_failed", mountpoint=str(self._mountpoint), error=str(error))
 
     def _flush_kernel(self) -> None:
         """What the kernel still holds of our files (memory maps, the writeback cache) is written to us."""
+        if find(self._mountpoint) != self._mounted:
+            return  # it is gone or covered: it cannot be reached
         try:
-            fd = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return  # the mount is gone: nothing is held
-        try:
-            if os.fstat(fd).st_ino == ROOT:
-                syncfs(fd)
-                self._operations.await_writeback()
+            self._outside.flush()
         except OSError as error:
             log.warning("kernel_flush_failed", error=str(error))
-        finally:
-            os.close(fd)
 
     # --- control.Owner ---------------------------------------------------------------------------------
 
@@ -349,7 +347,7 @@ class _Mount:
         if self._detached or self._closed:
             return  # somebody else asked too; what is mounted there now is not ours
         try:
-            detach(self._mountpoint, lazy=False)
+            self._outside.detach(lazy=False)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise

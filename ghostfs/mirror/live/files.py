@@ -106,11 +106,6 @@ class Files(Changed):
         finally:
             os.close(fd)
 
-    def open_for_writing(self) -> list[InodeId]:
-        """The files that somebody has open for writing, or mapped."""
-        with self._lock:
-            return [record.id for record in self._records.values() if record.writers]
-
     def release(self, handle: FileHandle) -> None:
         """Closes an open file; the last close for writing settles it."""
         record = handle.record
