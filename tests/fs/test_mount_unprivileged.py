@@ -102,6 +102,17 @@ def test_a_user_mounts_works_and_unmounts(shared_place: Path) -> None:
     assert (tree / "d" / "g").read_text() == "mine"
 
 
+def test_a_users_mount_keeps_no_processor_awake(shared_place: Path) -> None:
+    asked = options(shared_place, awake_cpus=1 << 20)
+    assert run(RUN, "mount", asked.to_json()).returncode == 0
+    opened = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{owner_of(asked)}/fd")]
+    assert "/dev/fuse" in opened
+    assert "/dev/cpu_dma_latency" not in opened
+    assert run(WORK, str(asked.mountpoint)).stderr == ""
+    ended = run(RUN, "unmount", str(asked.mountpoint))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("way", ["fusermount3", "sigterm"])
 def test_a_users_mount_drains_however_it_ends(shared_place: Path, way: str) -> None:
     asked = options(shared_place)
