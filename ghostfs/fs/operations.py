@@ -103,21 +103,8 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Never raises: nobody could be told."""
-        lookups = self._lookups
         for inode, count in inode_list:
-            if is_virtual(inode):
-                self._overlay.forget(inode, count)
-                continue
-            left = lookups.get(inode, 0) - count
-            if left > 0:
-                lookups[inode] = left
-                continue
-            lookups.pop(inode, None)
-            self._refused.discard(inode)
-            try:
-                self._mirror.forget(InodeId(inode))
-            except Exception as error:  # noqa: BLE001 (see above)
-                record_bug(self, "forget", error)
+            self._forgotten(inode, count)
 
     @handler
     def mknod(
@@ -328,10 +315,14 @@ class Operations(pyfuse3.Operations):
             entry = self._listed(directory.inode, name, inode)
             if entry is None:
                 continue
-            if not reply(token, name, entry, position + 1):
-                return
+            fits = reply(token, name, entry, position + 1)
             if position > 1:
-                self._count(entry.st_ino)
+                if fits:
+                    self._count(entry.st_ino)
+                else:
+                    self._forgotten(entry.st_ino, 0)  # whoever lists may never ask for the rest
+            if not fits:
+                return
 
     @handler
     def releasedir(self, fh: int) -> None:
@@ -386,6 +377,22 @@ class Operations(pyfuse3.Operations):
             self._overlay.count(inode)
         else:
             self._lookups[inode] = self._lookups.get(inode, 0) + 1
+
+    def _forgotten(self, inode: int, count: int) -> None:
+        """The kernel has `count` references less to an inode; without any, nothing is kept of it."""
+        if is_virtual(inode):
+            self._overlay.forget(inode, count)
+            return
+        left = self._lookups.get(inode, 0) - count
+        if left > 0:
+            self._lookups[inode] = left
+            return
+        self._lookups.pop(inode, None)
+        self._refused.discard(inode)
+        try:
+            self._mirror.forget(InodeId(inode))
+        except Exception as error:  # noqa: BLE001 (nobody could be told)
+            record_bug(self, "forget", error)
 
     def _list(self, inode: InodeId) -> list[tuple[bytes, InodeId]]:
         entries = [(b".", inode), (b"..", InodeId(_NO_PARENT_INODE))]

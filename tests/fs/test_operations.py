@@ -138,6 +138,7 @@ def test_listing_counts_a_lookup_only_for_what_the_kernel_took(kernel: Kernel, l
     first = listed(kernel, fh, 0, 4)
     assert [name for name, _, _ in first] == [b".", b"..", b"a", b"b"]
     assert kernel.operations._lookups == {made[b"a"]: 1, made[b"b"]: 1}
+    assert kernel.known - {ROOT} == {made[b"a"], made[b"b"]}
     rest = listed(kernel, fh, first[-1][2], 100)
     assert [name for name, _, _ in rest] == [b"c", b"d", b".skills"]
     assert kernel.operations._lookups == dict.fromkeys(made.values(), 1)
