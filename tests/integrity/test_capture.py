@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -238,6 +239,7 @@ def test_a_copy_of_what_was_captured_is_the_tree(
             historian.kill()
         stack.umount(here)
         stack.run("session", "rm", "--yes", "work")
+        shutil.rmtree(base)  # of a thousand histories, too much to keep
 
 
 class Rounds:
