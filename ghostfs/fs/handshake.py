@@ -7,8 +7,8 @@ descriptor is put back.
 
 The flag is FUSE_AUTO_INVAL_DATA, by which the kernel drops all that it has cached of a file whose time of
 modification it finds changed: also when that was the doing of what it has just written itself. Content of a session
-changes through its mount or not at all; what comes from elsewhere is another inode. What changes otherwise is dropped
-one by one: what was refused (`refused`), and files of the overlay when they are opened.
+changes through its mount or not at all; what comes from elsewhere is another inode. What does change otherwise is
+dropped when it is opened: files of which the disk has refused something, and files of the overlay.
 """
 
 from __future__ import annotations

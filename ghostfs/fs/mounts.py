@@ -40,6 +40,12 @@ class Mounted:
     """Who mounted it, as FUSE keeps it; 0 for other filesystems."""
 
     @property
+    def st_dev(self) -> int:
+        """As stat(2) has it."""
+        major, minor = map(int, self.device.split(":"))
+        return os.makedev(major, minor)
+
+    @property
     def is_ours(self) -> bool:
         return self.fstype == FSTYPE and self.source.count(":") >= 2
 
@@ -97,8 +103,16 @@ def umount2(path: Path, flags: int) -> None:
         raise OSError(code, os.strerror(code), os.fspath(path))
 
 
-def detach(path: Path, *, lazy: bool, umount2: Callable[[Path, int], None] = umount2) -> None:
+def detach(
+    path: Path,
+    *,
+    lazy: bool,
+    umount2: Callable[[Path, int], None] = umount2,
+    fusermount: str | None = None,
+) -> None:
     """Unmounts what is at `path`; lazily: takes it out of the tree now, whoever uses it.
+
+    `umount2` and `fusermount`, the path of fusermount3, are for callers that may not look for it themselves.
 
     Raises:
         OSError: EBUSY when it is in use; EINVAL when nothing is mounted there.
@@ -111,7 +125,7 @@ def detach(path: Path, *, lazy: bool, umount2: Callable[[Path, int], None] = umo
             pass  # in a user namespace, of a mount that is not its own
         else:
             return
-    program = shutil.which("fusermount3")
+    program = fusermount or shutil.which("fusermount3")
     if program is None:
         raise MountError("fusermount3 is not installed: install the system package fuse3")
     arguments = [program, "-u", *(["-z"] if lazy else []), "--", os.fspath(path)]

@@ -24,6 +24,7 @@ from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.fs.polling import PollingTrio
 from ghostfs.mirror.live.mirror import Mirror
+from ghostfs.mirror.live.records import FileHandle
 from ghostfs.mirror.syscalls import leave_access_time
 from ghostfs.model import ROOT, InodeId
 from ghostfs.names import NAME_MAX, OVERLAY
@@ -36,6 +37,9 @@ reason to refuse who may."""
 _PRIVILEGED: Final = 0
 """Who has CAP_FSETID and CAP_SYS_ADMIN as far as a request tells: set-user-id survives what this user writes, and
 this user alone is shown that there are trusted attributes."""
+
+_SYSTEM: Final = b"system."
+_TRUSTED: Final = b"trusted."
 
 _NO_PARENT_INODE: Final = 0xFFFF_FFFF
 """What readdir shows for `..`, as libfuse does where the number is not known."""
@@ -78,6 +82,8 @@ class Operations(pyfuse3.Operations):
         self._threads = trio.CapacityLimiter(16)
         self._polling = polling or PollingTrio(0)
         self._closed = closed
+        self._unsaid: dict[int, tuple[int, int]] = {}
+        """Files of which a write was cut short, where and why: to be said by the next fsync, if not written since."""
         self._refused: set[int] = set()
         """Of which the kernel may hold pages that look written and are not: those of a memory map, and those that the
         writeback cache had gathered. Whoever opens one of them anew is to see what there is. It is not told to drop
@@ -272,7 +278,31 @@ class Operations(pyfuse3.Operations):
             self._refused.add(handle.inode)
             raise
         if written < len(data):
+            written += self._write_rest(handle, offset + written, data[written:])
+        elif handle.inode in self._unsaid and offset <= self._unsaid[handle.inode][0] < offset + written:
+            del self._unsaid[handle.inode]
+        return written
+
+    def _write_rest(self, handle: FileHandle, offset: int, data: bytes) -> int:
+        """What the disk did not take at once; how much of it it takes now, until it says why it takes no more.
+
+        Whoever calls write(2) is told how much was written. But what the kernel writes of a memory map, and all with
+        the writeback cache, counts as written unless it fails: then an error is the answer, or will be that of the
+        next fsync(2) or msync(2).
+        """
+        written, code = 0, errno.ENOSPC
+        try:
+            while written < len(data) and (
+                more := self._mirror.write(handle, offset + written, data[written:])
+            ):
+                written += more
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if written < len(data):
             self._refused.add(handle.inode)
+            if self.enable_writeback_cache:
+                raise FUSEError(code)
+            self._unsaid[handle.inode] = (offset + written, code)
         return written
 
     @handler
@@ -292,8 +322,13 @@ class Operations(pyfuse3.Operations):
     @blocking_handler
     async def fsync(self, fh: int, datasync: bool) -> None:
         handle = self._files.get(fh)
-        if handle is not None:
+        if handle is None:
+            self._handles.overlay_file(fh)  # of which nothing is to be synced
+        else:
             await self._in_thread(lambda: self._mirror.fsync(handle, datasync=datasync))
+            unsaid = self._unsaid.pop(handle.inode, None)
+            if unsaid is not None:
+                raise FUSEError(unsaid[1])
 
     # --- directories -----------------------------------------------------------------------------------
 
@@ -344,6 +379,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOSYS)  # never asked again: else the kernel asks before every write
         if is_virtual(inode):
             raise FUSEError(errno.ENODATA)
+        _check_namespace(name)
         return self._mirror.getxattr(inode, name)
 
     @handler
@@ -351,18 +387,17 @@ class Operations(pyfuse3.Operations):
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)
         names = [] if is_virtual(inode) else self._mirror.listxattr(inode)
-        if ctx.uid == _PRIVILEGED:
-            return names
-        return [name for name in names if not name.startswith(b"trusted.")]
+        hidden = _SYSTEM if ctx.uid == _PRIVILEGED else (_SYSTEM, _TRUSTED)
+        return [name for name in names if not name.startswith(hidden)]
 
     @handler
     def setxattr(self, inode: InodeId, name: bytes, value: bytes, _ctx: pyfuse3.RequestContext) -> None:
-        self._check_xattr(inode)
+        self._check_xattr(inode, name)
         self._mirror.setxattr(inode, name, value)
 
     @handler
     def removexattr(self, inode: InodeId, name: bytes, _ctx: pyfuse3.RequestContext) -> None:
-        self._check_xattr(inode)
+        self._check_xattr(inode, name)
         self._mirror.removexattr(inode, name)
 
     # --- inside ----------------------------------------------------------------------------------------
@@ -389,6 +424,7 @@ class Operations(pyfuse3.Operations):
             return
         self._lookups.pop(inode, None)
         self._refused.discard(inode)
+        self._unsaid.pop(inode, None)
         try:
             self._mirror.forget(InodeId(inode))
         except Exception as error:  # noqa: BLE001 (nobody could be told)
@@ -413,16 +449,18 @@ class Operations(pyfuse3.Operations):
         if claims(directory, name):
             entry = self._overlay.entry(directory, name)
             return entry if entry.st_ino else None
-        st = self._mirror.entry(directory, name, inode)
-        return None if st is None else self._entry_of(inode, st)
+        found = self._mirror.lookup(
+            directory, name
+        )  # it may be another inode's by now, and is listed all the same
+        return None if found is None else self._entry_of(*found)
 
-    def _check_xattr(self, inode: InodeId) -> None:
+    def _check_xattr(self, inode: InodeId, name: bytes) -> None:
+        if not self._xattrs:
+            # EOPNOTSUPP for the caller, and never asked again: `cp -a` tries each file.
+            raise FUSEError(errno.ENOSYS)
         if is_virtual(inode):
             refuse()
-        if not self._xattrs:
-            raise FUSEError(
-                errno.ENOSYS
-            )  # EOPNOTSUPP for the caller, and never asked again: `cp -a` tries each file
+        _check_namespace(name)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         self._polling.elsewhere += 1
@@ -430,3 +468,10 @@ class Operations(pyfuse3.Operations):
             await trio.to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._polling.elsewhere -= 1
+
+
+def _check_namespace(name: bytes) -> None:
+    """Access control lists (`system.posix_acl_access`) would be kept, and nobody would be held to them: the kernel
+    does that for filesystems which say that they know of them, and pyfuse3 cannot say it."""
+    if name.startswith(_SYSTEM):
+        raise FUSEError(errno.EOPNOTSUPP)

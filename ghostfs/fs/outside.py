@@ -10,52 +10,94 @@ from __future__ import annotations
 
 __all__ = ["Outside"]
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from ghostfs.fs import mounts
+from ghostfs.fs.mounts import Mounted
 from ghostfs.model import ROOT, InodeId
 
-_PROGRAM: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("outsider.py")))
+_SOURCE: Final = Path(__file__).with_name("outsider.py").read_text(encoding="utf-8")
+_PYTHON: Final = os.path.realpath(sys.executable)
+_TRIES: Final = 8
+"""How often a file is looked for that is renamed again and again."""
 
 
 class Outside:
-    """Asks for one mount. What blocks is for worker threads."""
+    """Asks for one mount. What blocks is for worker threads.
+
+    All programs are found, and read, before there is a mount: to find them later, or to start them, might lead
+    through it.
+    """
 
     def __init__(self, mountpoint: Path) -> None:
         self._mountpoint = mountpoint
+        self._fusermount = shutil.which("fusermount3")
+        self._mounted: Mounted | None = None
         self._closed = threading.Condition()
         self._waiting = 0
         self._closed_by: set[int] = set()
         self._ended = False
 
-    def inode(self) -> int:
-        """What number the directory at the mountpoint has. Blocks.
+    def find(self) -> tuple[int, Mounted | None]:
+        """The inode of what is at the mountpoint, and its entry in the mount table; to be asked once, of what has
+        just been mounted. Blocks.
 
         Raises:
             OSError: as stat(2).
         """
-        return int(self._ask("inode")[1])
+        inode = int(self._ask("inode", self._mountpoint)[1])
+        self._mounted = mounts.find(self._mountpoint)
+        return inode, self._mounted
 
-    def flush(self) -> None:
+    def place(self) -> Path | None:
+        """Where the mount is now: perhaps elsewhere, if a directory above was renamed. None once it is detached."""
+        if self._mounted is None:
+            return self._mountpoint  # not found yet
+        ours = [m.path for m in mounts.mounted() if m.device == self._mounted.device]
+        return self._mountpoint if self._mountpoint in ours else next(iter(ours), None)
+
+    def flush(self, files: Callable[[], Mapping[InodeId, bytes]]) -> None:
         """What the kernel still holds of our files (memory maps, the writeback cache) is written to us. Blocks.
 
-        syncfs(2) has the kernel send it, and does not wait for our answers (seen with Linux 6.18). But what it sends
-        is served in the order in which it was sent, and so is the news that a directory was closed: after syncfs the
-        outsider closes the one that it asked for. Only the pages of a file that somebody truncates or syncs at this
-        very moment may come later.
+        `files` are those that are open for writing, and the paths that they have now. Each is synced by itself:
+        syncfs(2) begins with what is dirty, and passes over what there is too much of (seen with Linux 6.18). Older
+        kernels do not wait until we have answered. But what they send is served in the order in which it was sent,
+        and so is the news that a directory was closed: the outsider closes the root last of all.
 
         Raises:
-            OSError: as open(2) or syncfs(2).
+            OSError: it could not be asked for (ESTALE: the mount is covered, or was detached), or a file's pages could
+                not be written.
         """
+        wanted = files()
+        place = self.place()
+        if place is None:
+            if wanted:
+                raise OSError(errno.ESTALE, "the mount was detached, and files are open in it")
+            return
+        for _ in range(_TRIES):
+            missed = self._flush(place, wanted)
+            now = files()
+            wanted = {inode: now[inode] for inode in missed if inode in now}
+            if not wanted:
+                return
+        raise OSError(errno.EAGAIN, "files are renamed again and again", os.fspath(place))
+
+    def _flush(self, place: Path, files: Mapping[InodeId, bytes]) -> list[InodeId]:
+        """Those that are not at their paths."""
+        device = 0 if self._mounted is None else self._mounted.st_dev
+        listed = b"".join(b"%d %s\0" % item for item in files.items())
         with self._closed:
             self._waiting += 1
         try:
-            pid, _ = self._ask("flush")
+            pid, said = self._ask("flush", place, device, ROOT, told=listed)
             with self._closed:
                 self._closed.wait_for(lambda: self._ended or pid in self._closed_by)
         finally:
@@ -63,6 +105,7 @@ class Outside:
                 self._waiting -= 1
                 if not self._waiting:
                     self._closed_by.clear()
+        return [InodeId(int(number)) for number in said.split()]
 
     def closed(self, inode: InodeId, pid: int) -> None:
         """The kernel tells the loop that a process has closed a directory."""
@@ -77,22 +120,37 @@ class Outside:
             self._ended = True
             self._closed.notify_all()
 
-    def detach(self, *, lazy: bool) -> None:
-        """As `mounts.detach`. Blocks."""
-        mounts.detach(self._mountpoint, lazy=lazy, umount2=self._umount2)
+    def detach(self, *, lazy: bool) -> bool:
+        """Takes the mount out of the tree, if it is there and nothing covers it; whether it is not there any more.
+        Blocks.
 
-    def _umount2(self, _path: Path, flags: int) -> None:
-        self._ask("detach", str(flags))
+        Raises:
+            OSError, MountError: as `mounts.detach`.
+        """
+        place = self.place()
+        if place is None:
+            return True
+        at = mounts.find(place)
+        if self._mounted is not None and at is not None and at.device != self._mounted.device:
+            return False
+        mounts.detach(place, lazy=lazy, umount2=self._umount2, fusermount=self._fusermount)
+        return True
 
-    def _ask(self, request: str, *flags: str) -> tuple[int, bytes]:
+    def _umount2(self, path: Path, flags: int) -> None:
+        self._ask("detach", path, flags)
+
+    def _ask(self, request: str, place: Path, *numbers: int, told: bytes = b"") -> tuple[int, str]:
         """The process id of who asked, and what it said."""
-        process = subprocess.Popen(
-            [*_PROGRAM, request, os.fspath(self._mountpoint), *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        said = process.communicate()[0]
+        arguments = [request, os.fspath(place), *map(str, numbers)]
+        with subprocess.Popen(
+            [_PYTHON, "-I", "-S", "-c", _SOURCE, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            said = process.communicate(told)[0].decode()
         if process.returncode != 0:
-            code = process.returncode
-            raise OSError(code, os.strerror(code), os.fspath(self._mountpoint))
+            raise OSError(
+                errno.EIO, f"who was to {request} ended with {process.returncode}", os.fspath(place)
+            )
+        if said.startswith("errno "):
+            code = int(said.split()[1])
+            raise OSError(code, os.strerror(code), os.fspath(place))
         return process.pid, said

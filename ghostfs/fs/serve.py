@@ -27,11 +27,11 @@ import pyfuse3
 import structlog
 import trio
 
-from ghostfs.errors import ConfigError, MountError
+from ghostfs.errors import ConfigError, MountError, in_words
 from ghostfs.fs import libfuse
 from ghostfs.fs.attributes import ShownOwner
 from ghostfs.fs.control import ControlServer, Heads
-from ghostfs.fs.mounts import Mounted, find, source_name, users_of
+from ghostfs.fs.mounts import source_name, users_of
 from ghostfs.fs.operations import Operations
 from ghostfs.fs.options import MountOptions
 from ghostfs.fs.outside import Outside
@@ -51,6 +51,9 @@ _TASKS = 64
 
 _SWITCH_INTERVAL_S = 0.0005
 """How long the capture thread may keep the interpreter from the request loop."""
+
+_LEFT_S = 2.0
+"""How long the kernel may take to end a mount that was taken out of the tree."""
 
 _DRAIN_TIMEOUT_S = 120.0
 """How long a disk may stay full at the end before the index is left to the next start."""
@@ -158,9 +161,8 @@ class _Mount:
         self._mountpoint = mountpoint
         self._on_ready = on_ready
         self._started_ns = time.time_ns()
-        self._mounted: Mounted | None = None
-        """What the mount table has of it, once it has answered."""
         self._detached = False
+        self._left = trio.Event()
         self._ending = False
         self._closed = False
         self._patience = trio.CancelScope()
@@ -221,6 +223,7 @@ class _Mount:
             await nursery.start(ControlServer(self._layout.control_socket, self, self._heads).serve)
             await nursery.start(self._await_signals)
             nursery.start_soon(self._announce)
+            nursery.start_soon(self._end_when_left)
             try:
                 await pyfuse3.main(min_tasks=1, max_tasks=_TASKS)
             except* ConnectionAbortedError:
@@ -246,15 +249,19 @@ class _Mount:
     async def _await_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(*_ENDING) as signals:
             task_status.started()
-            for number in self._signalled:
-                await self._end_on(number)
-            async for number in signals:
-                await self._end_on(number)
+            async with trio.open_nursery() as ending:
+                for number in self._signalled:
+                    ending.start_soon(self._end_on, number)
+                async for number in signals:
+                    ending.start_soon(self._end_on, number)
 
     async def _end_on(self, number: int) -> None:
+        """The first signal ends the mount in order; a further one what that waits for at the time."""
         log.info("signal_received", signal=signal.Signals(number).name)
         if self._closed:
             self._patience.cancel()
+        elif self._ending:
+            pyfuse3.terminate()
         else:
             await self._end()
 
@@ -276,11 +283,11 @@ class _Mount:
         log.info("mounted", session=self._options.session, mountpoint=str(self._mountpoint))
 
     def _prove_alive(self) -> None:
-        if self._outside.inode() != ROOT:
+        inode, entry = self._outside.find()
+        if inode != ROOT:
             raise MountError(f"{self._mountpoint} does not answer: something else was mounted over it")
-        self._mounted = find(self._mountpoint)
-        if self._mounted is not None:
-            _raise_read_ahead(self._mounted.device)
+        if entry is not None:
+            _raise_read_ahead(entry.device)
 
     async def _end(self) -> None:
         """Leaves the tree of mounts, whoever still has files open, and stops serving."""
@@ -290,21 +297,28 @@ class _Mount:
             pyfuse3.terminate()
 
     def _leave(self) -> None:
-        self._flush_kernel()
         try:
-            self._outside.detach(lazy=True)
+            self._flush_kernel()
+        except OSError as error:
+            log.warning("kernel_flush_failed", error=in_words(error))
+        try:
+            if not self._outside.detach(lazy=True):
+                log.warning("mount_covered", mountpoint=str(self._mountpoint))
             self._detached = True
         except (OSError, MountError) as error:
-            log.warning("detach_failed", mountpoint=str(self._mountpoint), error=str(error))
+            log.warning("detach_failed", mountpoint=str(self._mountpoint), error=in_words(error))
 
     def _flush_kernel(self) -> None:
         """What the kernel still holds of our files (memory maps, the writeback cache) is written to us."""
-        if find(self._mountpoint) != self._mounted:
-            return  # it is gone or covered: it cannot be reached
-        try:
-            self._outside.flush()
-        except OSError as error:
-            log.warning("kernel_flush_failed", error=str(error))
+        self._outside.flush(self._owned.mirror.open_for_writing)
+
+    async def _end_when_left(self) -> None:
+        """The kernel ends a mount that was taken out of the tree, unless another mount namespace has it, too."""
+        await self._left.wait()
+        await trio.sleep(_LEFT_S)
+        log.warning("mounted_elsewhere", mountpoint=str(self._mountpoint))
+        if not self._closed:
+            pyfuse3.terminate()
 
     # --- control.Owner ---------------------------------------------------------------------------------
 
@@ -330,24 +344,32 @@ class _Mount:
         """Commits everything that is dirty now.
 
         Raises:
-            MountError: commits have failed for too long, or the mount has ended before one was made.
+            MountError: commits have failed for too long, or the mount has ended before one was made; or what programs
+                have mapped could not be had, and all else is committed.
         """
-        self._flush_kernel()
+        lacking = ""
+        try:
+            self._flush_kernel()
+        except OSError as error:
+            lacking = f"the kernel does not hand over what programs have written ({in_words(error)})"
         capture = self._owned.capture
         if not capture.drain(_DRAIN_TIMEOUT_S):
-            why = capture.trouble or "the mount has ended"
-            raise MountError(f"session {self._options.session} could not be settled: {why}")
+            lacking = capture.trouble or "the mount has ended"
+        if lacking:
+            raise MountError(f"session {self._options.session} could not be settled: {lacking}")
 
     def unmount_blocking(self) -> None:
-        """Takes the mount out of the tree; the kernel then ends the request loop.
+        """Takes the mount out of the tree; the kernel then ends the request loop, or we do.
 
         Raises:
-            MountError: it is in use, and by whom as far as can be seen.
+            MountError: it is in use, and by whom as far as can be seen, or covered by another mount.
         """
         if self._detached or self._closed:
             return  # somebody else asked too; what is mounted there now is not ours
+        with contextlib.suppress(OSError):
+            self._flush_kernel()  # the kernel does it, too, unless the mount is somewhere else as well
         try:
-            self._outside.detach(lazy=False)
+            done = self._outside.detach(lazy=False)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
@@ -356,7 +378,10 @@ class _Mount:
             raise MountError(
                 f"{self._mountpoint} is in use{by}: close the files that are open in it and try again"
             ) from None
+        if not done:
+            raise MountError(f"{self._mountpoint} is covered by another mount: unmount that one first")
         self._detached = True
+        trio.from_thread.run_sync(self._left.set)
 
 
 def _mount(operations: Operations, mountpoint: Path, options: set[str]) -> None:

@@ -6,7 +6,6 @@ In particular while the kernel writes back what programs have mapped, or what th
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import random
 import select
@@ -148,20 +147,3 @@ def test_it_can_be_killed_while_it_settles(stack: Stack, tmp_path: Path, options
         stack.mounts.remove(mount)
     stack.umount(stack.mount("work", *options))
     assert verify(stack.session("work")).ok
-
-
-@MODES
-def test_what_was_mapped_is_there_when_it_is_settled(stack: Stack, options: tuple[str, ...]) -> None:
-    mount = stack.mount("work", "--create", *options)
-    below = stack.session("work").tree / "file"
-    with (mount / "file").open("wb+") as file:
-        file.truncate(SIZE)
-        with mmap.mmap(file.fileno(), SIZE) as pages:
-            for turn in (1, 2, 3):
-                pages[:] = bytes([turn]) * SIZE
-                stack.settle("work")
-                assert below.read_bytes() == pages[:]
-                report = verify(stack.session("work"))
-                assert report.ok, report.problems
-                assert report.changed_meanwhile == 0
-    stack.umount(mount)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ghostfs.fs.lifecycle import MountOptions
+from ghostfs.fs.mounts import find
 from ghostfs.mirror.layout import DataDir
 
 NOBODY = 65534
@@ -55,12 +56,17 @@ for act in (lambda: os.chown("l", 0, 0), lambda: os.mknod("n", 0o20666, os.maked
 """
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs Python code as nobody, who may look anywhere: else the interpreter itself might be out of reach."""
     who = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     who += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
     return subprocess.run(
-        [*who, sys.executable, "-c", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [*who, sys.executable, "-c", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -100,6 +106,23 @@ def test_a_user_mounts_works_and_unmounts(shared_place: Path) -> None:
     tree = DataDir(asked.data_dir).session("work").tree
     assert sorted(os.listdir(tree)) == ["d", "l", "p", "readonly", "s"]
     assert (tree / "d" / "g").read_text() == "mine"
+
+
+def test_programs_are_not_looked_for_in_the_mount_itself(shared_place: Path) -> None:
+    asked = options(shared_place)
+    path = f"{asked.mountpoint}/bin:{os.environ['PATH']}"
+    assert run(RUN, "mount", asked.to_json(), PATH=path).returncode == 0
+    owner = owner_of(asked)
+    process = os.pidfd_open(owner)
+    planted = DataDir(asked.data_dir).session("work").tree
+    script = "import os, sys; os.mkdir(sys.argv[1] + '/bin'); os.chdir(sys.argv[1] + '/bin')\n"
+    script += "for name in 'fusermount3', 'python3':\n    open(name, 'w').write('#!/bin/sh\\ntouch /proc/self/cwd/ran')\n"
+    script += "    os.chmod(name, 0o755)\n"
+    assert run(script, str(asked.mountpoint)).stderr == ""
+    assert run(f"import os; os.kill({owner}, 15)").stderr == ""
+    wait_for(process)
+    assert sorted(os.listdir(planted / "bin")) == ["fusermount3", "python3"]
+    assert find(asked.mountpoint) is None
 
 
 def test_a_users_mount_keeps_no_processor_awake(shared_place: Path) -> None:

@@ -55,6 +55,20 @@ def test_what_stays_is_read_once_while_others_come_and_go(site: Site, count: int
     assert set(root.do("readdir", slot=0, count=10_000)) == now | DOTS
 
 
+@pytest.mark.parametrize("before", [0, 3, 300])
+def test_what_is_replaced_has_a_name_all_the_time(site: Site, before: int) -> None:
+    root, other = site.actors["root"], site.actors["other"]
+    names = fill(root, 700)
+    root.do("opendir", slot=0, path="d")
+    read = root.do("readdir", slot=0, count=before)
+    for number in range(0, 700, 3):
+        other.do("mknod", path="new", mode=stat.S_IFREG | 0o600)
+        other.do("rename", old="new", new=f"d/n{number:04}")
+    read += root.do("readdir", slot=0, count=10_000)
+    assert len(read) == len(set(read))
+    assert set(read) == names | DOTS
+
+
 @pytest.mark.parametrize("change", ["nothing", "others come", "others go"])
 def test_a_position_leads_back_to_where_it_was_taken(site: Site, change: str) -> None:
     root, other = site.actors["root"], site.actors["other"]

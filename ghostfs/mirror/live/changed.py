@@ -25,6 +25,7 @@ from ghostfs.mirror.live.working import WorkingSet
 from ghostfs.mirror.syscalls import leave_access_time, open_quietly, pread_exactly
 from ghostfs.mirror.xattrs import UserAttributes
 from ghostfs.model import ROOT
+from ghostfs.names import display
 
 _CUT_MOST = 4
 """Blocks that a truncation may have to wait for; more, and the settle that wants them begins anew."""
@@ -165,7 +166,7 @@ class Changed(Inodes):
 
     def path(self, record: Record) -> str:
         """Where it is, for people."""
-        return path_of(self._locate, record.parent, record.name)
+        return display(path_of(self._locate, record.parent, record.name))
 
     def map_of(self, record: Record) -> BlockMap:
         """The record's block map, loaded from the index if need be."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from ghostfs.mirror.live.changed import Changed
 from ghostfs.mirror.live.records import FileHandle, Record
+from ghostfs.mirror.live.rights import path_of
 from ghostfs.model import InodeId
 
 OPEN_MASK = ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_APPEND | os.O_ACCMODE)
@@ -105,6 +106,15 @@ class Files(Changed):
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def open_for_writing(self) -> dict[InodeId, bytes]:
+        """The files that somebody has open for writing, or mapped, and the path that each has now; without those
+        that were removed."""
+        with self._lock:
+            writing = [
+                record for record in self._records.values() if record.writers and not record.unlinked
+            ]
+            return {record.id: path_of(self._locate, record.parent, record.name) for record in writing}
 
     def release(self, handle: FileHandle) -> None:
         """Closes an open file; the last close for writing settles it."""

@@ -58,18 +58,6 @@ class Inodes:
             self._remember(inode, parent, name, st).known = True
             return inode, st
 
-    def entry(self, parent: InodeId, name: bytes, inode: InodeId) -> os.stat_result | None:
-        """As `lookup`, for a name and inode that `readdir` has just listed; `None` if it has gone since."""
-        with self._lock:
-            if self._child(parent, name) != inode:
-                return None
-            try:
-                st = os.stat(name, dir_fd=self._directories.fd(parent), follow_symlinks=False)
-            except FileNotFoundError:
-                return None
-            self._remember(inode, parent, name, st).known = True
-            return st
-
     def readdir(self, directory: InodeId) -> list[tuple[bytes, InodeId]]:
         """The names in a directory and their inodes, as they are now, in the order of their names."""
         with self._lock:

@@ -231,14 +231,14 @@ class Mirror(Files):
             names = os.listxattr(path, follow_symlinks=follow)
         return [os.fsencode(name) for name in names]
 
-    def setxattr(self, inode: InodeId, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Sets an extended attribute, with setxattr(2)'s flags."""
+    def setxattr(self, inode: InodeId, name: bytes, value: bytes) -> None:
+        """Sets an extended attribute, whether it is there or not."""
         with self._lock:
             record = self._record(inode)
             path, follow = self._proc_path(record)
             self._working.announce_inode(record)
             record.xattrs = None
-            os.setxattr(path, name, value, flags, follow_symlinks=follow)
+            os.setxattr(path, name, value, follow_symlinks=follow)
             self._working.attrs_changed(record)
 
     def removexattr(self, inode: InodeId, name: bytes) -> None:

@@ -28,7 +28,7 @@ from ghostfs.mirror.live.recognition import Recognition
 from ghostfs.mirror.live.rights import Rights, path_of
 from ghostfs.mirror.syscalls import open_quietly
 from ghostfs.model import ROOT, InodeId, Kind, kind_of_mode
-from ghostfs.names import is_reserved
+from ghostfs.names import display, is_reserved
 
 log = structlog.get_logger(__name__)
 
@@ -240,7 +240,7 @@ class Reconciler:
     def _unreadable(self, place: Place, inode: InodeId | None) -> None:
         self.findings.unreadable[place] = inode
         if self._rights is not None:
-            log.warning("unreadable", path=path_of(self._who.locate, *place))
+            log.warning("unreadable", path=display(path_of(self._who.locate, *place)))
 
     # --- what is no longer there ------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from ghostfs import private
 from ghostfs.mirror.live.directories import Directories, Locate
 from ghostfs.mirror.syscalls import open_quietly
 from ghostfs.model import ROOT, InodeId
-from ghostfs.names import display
 
 log = structlog.get_logger(__name__)
 
@@ -176,8 +175,8 @@ class Rights:
             file.write(line)
 
 
-def path_of(locate: Locate, parent: InodeId, name: bytes) -> str:
-    """The path of a place for people, relative to the session; `?` stands for what is not known."""
+def path_of(locate: Locate, parent: InodeId, name: bytes) -> bytes:
+    """The path of a place, relative to the session; `?` stands for what is not known."""
     parts = [name]
     try:
         while parent != ROOT:
@@ -185,7 +184,7 @@ def path_of(locate: Locate, parent: InodeId, name: bytes) -> str:
             parts.append(above)
     except OSError:
         parts.append(b"?")
-    return display(b"/".join(reversed(parts)))
+    return b"/".join(reversed(parts))
 
 
 def _may_change(now: os.stat_result) -> bool:

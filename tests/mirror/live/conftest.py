@@ -187,10 +187,15 @@ class Live:
         assert self.indexed() == on_disk(self.layout.tree)
 
     def settled(self) -> None:
-        """Drains, and then `check`s."""
+        """Drains, and then `check`s; also that a restart would read no file again."""
         self.drain()
         self.check()
         assert self.owned.working.empty
+        cells = self.owned._lookups.delta_since(NEVER).inodes
+        remembered = {(c.backing.ino, c.backing.ctime_ns) for c in cells if c.kind is Kind.FILE}
+        paths = [Path(top) / name for top, _, names in os.walk(self.layout.tree) for name in names]
+        stats = [st for path in paths if stat.S_ISREG((st := path.lstat()).st_mode)]
+        assert remembered == {(st.st_ino, st.st_ctime_ns) for st in stats}
 
 
 class AsNobody:

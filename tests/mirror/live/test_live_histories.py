@@ -252,7 +252,7 @@ class Histories(RuleBasedStateMachine):
             stat = self.live.mirror.getattr(inode)
             if stat.st_mode & 0o170000 == 0o040000:
                 names = self.live.mirror.readdir(inode)
-                assert all(self.live.mirror.entry(inode, name, child) for name, child in names)
+                assert all(self.live.mirror.lookup(inode, name)[0] == child for name, child in names)
                 return sorted(name for name, _ in names)
             return stat.st_size
 

@@ -161,7 +161,7 @@ def test_one_that_goes_meanwhile_is_no_trouble(live: Any, monkeypatch: pytest.Mo
     live.drain()
     assert live.owned.capture.stats.failures == 0
     assert attributes(live, inode) == {b"user.second": b"x"}
-    live.settled()
+    live.check()
 
 
 @pytest.mark.parametrize("same_time", [False, True], ids=["later", "within a tick"])
