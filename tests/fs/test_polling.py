@@ -78,6 +78,24 @@ def adapter() -> PollingTrio:
     return PollingTrio(1000)
 
 
+def test_polling_in_vain_closes_the_window(adapter: PollingTrio) -> None:
+    async def main() -> None:
+        reading, writing = os.pipe()
+        adapter.window.ns = adapter.window.longest_ns
+        for expected in (True, True, False):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(adapter.wait_readable, reading)
+                await trio.testing.wait_all_tasks_blocked()
+                assert bool(adapter.window.ns) == expected
+                os.write(writing, b"x")
+            os.read(reading, 1)
+        adapter.notify_closing(reading)
+        os.close(reading)
+        os.close(writing)
+
+    trio.run(main)
+
+
 def test_waiting_ends_with_data_whether_it_polls_or_sleeps(adapter: PollingTrio) -> None:
     async def main() -> None:
         reading, writing = os.pipe()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
+import struct
 import subprocess
 
 import pytest
 from exclusions import excluded
 from sites import Site
 
+FS_IOC_GETFLAGS = 0x80086601
+MASK = 0xFFFF_FFFF
 CREAT, RO, RW = os.O_CREAT, os.O_RDONLY, os.O_RDWR
 
 
@@ -120,3 +125,48 @@ def test_only_root_is_told_of_trusted_attributes(site: Site) -> None:
         root.do("setxattr", path="f", name=name, value=b"1", flags=0)
     assert sorted(root.do("listxattr", path="f", follow=True)) == ["trusted.a", "user.b"]
     assert alice.do("listxattr", path="f", follow=True) == ["user.b"]
+
+
+@pytest.mark.parametrize("name", ["system.posix_acl_access", "system.posix_acl_default", "system.other"])
+def test_access_control_lists_are_not_accepted_and_then_ignored(site: Site, name: str) -> None:
+    assert excluded("access control lists")
+    root = site.actors["root"]
+    root.do("mkdir", path="d")
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, allowed, who)
+        for tag, allowed, who in (
+            (1, 7, -1 & MASK),
+            (2, 0, 1001),
+            (4, 5, -1 & MASK),
+            (16, 5, -1 & MASK),
+            (32, 5, -1 & MASK),
+        )
+    )
+    assert root.attempt("setxattr", path="d", name=name, value=acl, flags=0).error == "ENOTSUP"
+    assert root.attempt("getxattr", path="d", name=name, follow=True).error == "ENOTSUP"
+    assert root.attempt("removexattr", path="d", name=name).error == "ENOTSUP"
+    assert root.do("listxattr", path="d", follow=True) == []
+
+
+def test_inode_flags_and_birth_times(sites: dict[str, Site]) -> None:
+    assert excluded("inode flags")
+    assert excluded("birth time")
+    file = sites["mount"].new() / "file"
+    file.touch()
+    with file.open() as opened, pytest.raises(OSError, match="Inappropriate ioctl") as refused:
+        fcntl.ioctl(opened, FS_IOC_GETFLAGS, bytes(8))
+    assert refused.value.errno == errno.ENOTTY
+    born = subprocess.run(["stat", "-c", "%W", file], check=True, capture_output=True, text=True)
+    assert born.stdout.strip() in ("0", "-")
+
+
+def test_inode_numbers(sites: dict[str, Site]) -> None:
+    assert excluded("inode numbers")
+    place = sites["mount"].new()
+    seen = set()
+    for _ in range(20):
+        (place / "file").touch()
+        seen.add((place / "file").stat().st_ino)
+        (place / "file").unlink()
+    assert len(seen) == 20
+    assert (place / "..").stat().st_ino == place.parent.stat().st_ino

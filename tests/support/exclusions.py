@@ -91,6 +91,33 @@ EXCLUSIONS = (
         "the kernel takes the write before it asks the filesystem, and keeps the size itself",
     ),
     Exclusion(
+        "short writes",
+        "a write that the disk takes only a part of says so, and the next `fsync` fails, too, unless the rest was written "
+        "by then",
+        "the kernel does not tell what it writes of a memory map, where a part is no answer, from what a program writes",
+    ),
+    Exclusion(
+        "access control lists",
+        "attributes of `system.` (`setfacl`) are refused with EOPNOTSUPP and not listed; lists that files in `tree/` have "
+        "hold nobody back",
+        "pyfuse3 cannot tell the kernel that a filesystem has them, and then it holds nobody to them",
+    ),
+    Exclusion(
+        "inode flags",
+        "`lsattr` and `chattr` fail with ENOTTY",
+        "pyfuse3 has no handler for FUSE_IOCTL",
+    ),
+    Exclusion(
+        "birth time",
+        "`statx` knows no time of birth",
+        "pyfuse3 has no handler for FUSE_STATX",
+    ),
+    Exclusion(
+        "inode numbers",
+        "numbers are of 64 bits and never used again; listing a directory shows 4294967295 for `..`, where `stat` is right",
+        "a choice: copies know files by them; what is above a directory would have to be looked up for each listing",
+    ),
+    Exclusion(
         "same size",
         "with `--writeback`, truncating to the size that a file has leaves its times",
         "the kernel keeps times and size itself, and sees no change",
