@@ -528,6 +528,12 @@ def test_metrics_are_served_and_a_taken_port_does_not_matter(workspaces: Workspa
     assert 'ghostfs_mount_dirty_inodes{session="second"} 0.0' in shown
 
 
+def test_the_kernel_reads_ahead_of_whoever_reads_in_order(workspace: Workspace) -> None:
+    entry = find(workspace.path)
+    assert entry is not None
+    assert Path(f"/sys/class/bdi/{entry.device}/read_ahead_kb").read_text() == "1024\n"
+
+
 def test_an_idle_mount_sleeps(workspace: Workspace) -> None:
     for number in range(500):
         (workspace.path / f"f{number}").touch()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ghostfs.content import BLOCK_SIZE
 from ghostfs.mirror.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from ghostfs.model import ROOT, InodeId, Kind
 
@@ -415,3 +416,19 @@ def test_its_name_can_be_given_to_what_is_renamed(live: Any) -> None:
     assert live.rename("other", "file") is None
     live.settled()
     assert live.names() == [b"file"]
+
+
+def test_of_a_write_that_the_disk_takes_a_part_of_that_part_is_hashed(
+    live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    handle = live.create("file", b"o" * (2 * BLOCK_SIZE))
+    live.drain()
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[: len(data) // 2], offset))
+    assert live.mirror.write(handle, 0, b"x" * (2 * BLOCK_SIZE)) == BLOCK_SIZE
+    live.mirror.release(handle)
+    live.settled()
+    handle = live.mirror.open_file(live.id("file"), os.O_WRONLY)
+    assert live.mirror.write(handle, 2 * BLOCK_SIZE, b"y" * 2000) == 1000
+    live.mirror.release(handle)
+    live.settled()
