@@ -292,7 +292,8 @@ class _Mount:
     async def _end(self) -> None:
         """Leaves the tree of mounts, whoever still has files open, and stops serving."""
         self._ending = True
-        await trio.to_thread.run_sync(self._leave)
+        # Not one of the threads that all others share: those may be waiting for a disk that is full.
+        await trio.to_thread.run_sync(self._leave, limiter=trio.CapacityLimiter(1))
         if not self._closed:
             pyfuse3.terminate()
 
