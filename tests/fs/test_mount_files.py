@@ -350,7 +350,7 @@ def test_a_second_reader_sees_each_change_at_once(here: Path) -> None:
             assert len(os.pread(reader.fileno(), 100, 0)) == size
 
 
-def test_fsyncs_of_many_writers_overlap(here: Path) -> None:
+def test_many_writers_that_sync_have_all_they_wrote(here: Path) -> None:
     def work(number: int) -> int:
         for turn in range(15):
             fd = os.open(here / f"f{number}", os.O_CREAT | os.O_RDWR)
