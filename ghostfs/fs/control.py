@@ -81,6 +81,7 @@ class ControlServer:
         self._path = path
         self._owner = owner
         self._heads = heads
+        self._settling = trio.CapacityLimiter(16)
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Binds, reports started, and serves. The caller holds the owner lock, so a socket that is there is dead."""
@@ -126,9 +127,14 @@ class ControlServer:
                     reply.status.CopyFrom(self._owner.status())
                 case "settle":
                     # A mount that ends does not wait for commits that fail.
-                    await trio.to_thread.run_sync(self._owner.settle_blocking, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(
+                        self._owner.settle_blocking, abandon_on_cancel=True, limiter=self._settling
+                    )
                 case "unmount":
-                    await trio.to_thread.run_sync(self._owner.unmount_blocking)
+                    # Never behind those who settle on a disk that is full.
+                    await trio.to_thread.run_sync(
+                        self._owner.unmount_blocking, limiter=trio.CapacityLimiter(1)
+                    )
                 case kind:
                     reply.error = f"unknown request {kind}"
             state = self._owner.state()

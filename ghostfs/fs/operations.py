@@ -82,12 +82,21 @@ class Operations(pyfuse3.Operations):
         self._threads = trio.CapacityLimiter(16)
         self._polling = polling or PollingTrio(0)
         self._closed = closed
-        self._unsaid: dict[int, tuple[int, int]] = {}
-        """Files of which a write was cut short, where and why: to be said by the next fsync, if not written since."""
+        self._unsaid: dict[int, tuple[int, int, int]] = {}
+        """Files of which writes were cut short: from where to where (what lies between two counts), and why. To be said
+        by the next fsync, if not written since."""
+        self._synchronous: set[int] = set()
+        """Files opened with O_SYNC or O_DSYNC: after a write the kernel asks for an fsync by itself, and whoever wrote
+        is to hear how much was written."""
         self._refused: set[int] = set()
         """Of which the kernel may hold pages that look written and are not: those of a memory map, and those that the
         writeback cache had gathered. Whoever opens one of them anew is to see what there is. It is not told to drop
         them, for it would wait until they can be dropped, and whoever tells it with it (`outside`)."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether there is a file of which the disk took only a part, and nobody was told by fsync."""
+        return bool(self._unsaid)
 
     @property
     def open_files(self) -> int:
@@ -242,7 +251,10 @@ class Operations(pyfuse3.Operations):
         )
         if flags & os.O_NOATIME:
             leave_access_time(handle.fd)
-        return pyfuse3.FileInfo(fh=self._handles.add_file(handle)), self._known(inode, st)
+        info = pyfuse3.FileInfo(fh=self._handles.add_file(handle))
+        if flags & os.O_DSYNC:
+            self._synchronous.add(info.fh)
+        return info, self._known(inode, st)
 
     @handler
     def open(self, inode: InodeId, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -255,6 +267,8 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_NOATIME:
             leave_access_time(handle.fd)
         info = pyfuse3.FileInfo(fh=self._handles.add_file(handle))
+        if flags & os.O_DSYNC:
+            self._synchronous.add(info.fh)
         if inode in self._refused:
             self._refused.discard(inode)
             info.keep_cache = False
@@ -278,12 +292,12 @@ class Operations(pyfuse3.Operations):
             self._refused.add(handle.inode)
             raise
         if written < len(data):
-            written += self._write_rest(handle, offset + written, data[written:])
-        elif handle.inode in self._unsaid and offset <= self._unsaid[handle.inode][0] < offset + written:
-            del self._unsaid[handle.inode]
+            written += self._write_rest(fh, handle, offset + written, data[written:])
+        elif handle.inode in self._unsaid:
+            self._written_after_all(handle.inode, offset, offset + written)
         return written
 
-    def _write_rest(self, handle: FileHandle, offset: int, data: bytes) -> int:
+    def _write_rest(self, fh: int, handle: FileHandle, offset: int, data: bytes) -> int:
         """What the disk did not take at once; how much of it it takes now, until it says why it takes no more.
 
         Whoever calls write(2) is told how much was written. But what the kernel writes of a memory map, and all with
@@ -302,8 +316,25 @@ class Operations(pyfuse3.Operations):
             self._refused.add(handle.inode)
             if self.enable_writeback_cache:
                 raise FUSEError(code)
-            self._unsaid[handle.inode] = (offset + written, code)
+            if fh not in self._synchronous:
+                begin, end, _ = self._unsaid.get(handle.inode, (offset + written, 0, 0))
+                self._unsaid[handle.inode] = (
+                    min(begin, offset + written),
+                    max(end, offset + len(data)),
+                    code,
+                )
         return written
+
+    def _written_after_all(self, inode: int, begin: int, end: int) -> None:
+        lacking, upto, code = self._unsaid[inode]
+        if begin <= lacking:
+            lacking = max(lacking, end)
+        if end >= upto:
+            upto = min(upto, begin)
+        if lacking < upto:
+            self._unsaid[inode] = (lacking, upto, code)
+        else:
+            del self._unsaid[inode]
 
     @handler
     def flush(self, _fh: int) -> None:
@@ -317,6 +348,7 @@ class Operations(pyfuse3.Operations):
             self._overlay.close(self._handles.overlay_file(fh))
             del self._handles.overlay[fh]
         else:
+            self._synchronous.discard(fh)
             self._mirror.release(handle)
 
     @blocking_handler
@@ -328,7 +360,7 @@ class Operations(pyfuse3.Operations):
             await self._in_thread(lambda: self._mirror.fsync(handle, datasync=datasync))
             unsaid = self._unsaid.pop(handle.inode, None)
             if unsaid is not None:
-                raise FUSEError(unsaid[1])
+                raise FUSEError(unsaid[2])
 
     # --- directories -----------------------------------------------------------------------------------
 

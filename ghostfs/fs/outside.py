@@ -16,18 +16,23 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+import pyfuse3
+import structlog
 
 from ghostfs.fs import mounts
 from ghostfs.fs.mounts import Mounted
 from ghostfs.model import ROOT, InodeId
 
+log = structlog.get_logger(__name__)
+
 _SOURCE: Final = Path(__file__).with_name("outsider.py").read_text(encoding="utf-8")
 _PYTHON: Final = os.path.realpath(sys.executable)
-_TRIES: Final = 8
-"""How often a file is looked for that is renamed again and again."""
+_TRIES: Final = 2
+"""How often a file is looked for that was just renamed."""
 
 
 class Outside:
@@ -45,6 +50,8 @@ class Outside:
         self._waiting = 0
         self._closed_by: set[int] = set()
         self._ended = False
+        self._dropping = 0
+        self._finished = False
 
     def find(self) -> tuple[int, Mounted | None]:
         """The inode of what is at the mountpoint, and its entry in the mount table; to be asked once, of what has
@@ -72,26 +79,35 @@ class Outside:
         kernels do not wait until we have answered. But what they send is served in the order in which it was sent,
         and so is the news that a directory was closed: the outsider closes the root last of all.
 
+        A file may be out of its reach: the mount is detached or covered, its directory is closed to us, it is renamed
+        all the time, no process can be started. Of such the kernel is told to drop its pages, which has them written
+        first. Only for that a thread of ours does wait for us, and only if the process is killed at that moment it
+        stays.
+
         Raises:
-            OSError: it could not be asked for (ESTALE: the mount is covered, or was detached), or a file's pages could
-                not be written.
+            OSError: pages could not be written, and why.
         """
         wanted = files()
-        place = self.place()
-        if place is None:
-            if wanted:
-                raise OSError(errno.ESTALE, "the mount was detached, and files are open in it")
-            return
-        for _ in range(_TRIES):
-            missed = self._flush(place, wanted)
-            now = files()
-            wanted = {inode: now[inode] for inode in missed if inode in now}
-            if not wanted:
-                return
-        raise OSError(errno.EAGAIN, "files are renamed again and again", os.fspath(place))
+        left = list(wanted)
+        trouble = None
+        try:
+            place = self.place()
+            for _ in range(_TRIES):
+                if place is None:
+                    break
+                left, trouble = self._flush(place, {inode: wanted[inode] for inode in left})
+                wanted = files()
+                left = [inode for inode in left if inode in wanted]
+                if not left or trouble is not None:
+                    break
+        except OSError as error:
+            log.info("outsider_failed", error=str(error))
+        trouble = self._drop(left) or trouble
+        if trouble is not None:
+            raise trouble
 
-    def _flush(self, place: Path, files: Mapping[InodeId, bytes]) -> list[InodeId]:
-        """Those that are not at their paths."""
+    def _flush(self, place: Path, files: Mapping[InodeId, bytes]) -> tuple[list[InodeId], OSError | None]:
+        """Those that could not be reached, and why pages could not be written."""
         device = 0 if self._mounted is None else self._mounted.st_dev
         listed = b"".join(b"%d %s\0" % item for item in files.items())
         with self._closed:
@@ -105,7 +121,40 @@ class Outside:
                 self._waiting -= 1
                 if not self._waiting:
                     self._closed_by.clear()
-        return [InodeId(int(number)) for number in said.split()]
+        missed, _, code = said.partition("!")
+        trouble = OSError(int(code), os.strerror(int(code))) if code else None
+        return [InodeId(int(number)) for number in missed.split()], trouble
+
+    def _drop(self, inodes: Sequence[InodeId]) -> OSError | None:
+        """Has the kernel drop the pages of some files; why one's could not be written."""
+        with self._closed:
+            if self._finished or not inodes:
+                return None
+            self._dropping += 1
+        trouble = None
+        try:
+            for inode in inodes:
+                try:
+                    pyfuse3.invalidate_inode(inode, attr_only=False)
+                except FileNotFoundError:
+                    pass  # the kernel has forgotten it, and so has nothing of it
+                except OSError as error:
+                    trouble = error
+        finally:
+            with self._closed:
+                self._dropping -= 1
+                self._closed.notify_all()
+        return trouble
+
+    def finish(self, *, wait: bool) -> bool:
+        """To be called before the loop ends: from now on no thread of ours waits for it, once this is true. Blocks if
+        it is to `wait`."""
+        with self._closed:
+            if self._dropping and not wait:
+                return False
+            self._finished = True
+            self._closed.wait_for(lambda: not self._dropping)
+            return True
 
     def closed(self, inode: InodeId, pid: int) -> None:
         """The kernel tells the loop that a process has closed a directory."""
@@ -127,13 +176,13 @@ class Outside:
         Raises:
             OSError, MountError: as `mounts.detach`.
         """
-        place = self.place()
-        if place is None:
-            return True
-        at = mounts.find(place)
-        if self._mounted is not None and at is not None and at.device != self._mounted.device:
-            return False
-        mounts.detach(place, lazy=lazy, umount2=self._umount2, fusermount=self._fusermount)
+        while (place := self.place()) is not None:
+            at = mounts.find(place)
+            if self._mounted is not None and at is not None and at.device != self._mounted.device:
+                return False
+            mounts.detach(place, lazy=lazy, umount2=self._umount2, fusermount=self._fusermount)
+            if place != self._mountpoint:
+                break
         return True
 
     def _umount2(self, path: Path, flags: int) -> None:

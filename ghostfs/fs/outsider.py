@@ -6,8 +6,9 @@
                                                 `st_dev` and the inode of its root, and of the files that standard
                                                 input names: number, space, path and NUL of each
 
-It answers on standard output: `errno` and a number, or what it found; after `flush`, the numbers of the files that are
-not at their paths, each with a space before it. It loads what Python itself needs and no more.
+It answers on standard output: `errno` and a number, or what it found; after `flush`, with a space before each, the
+numbers of the files that it could not reach by their paths, and `!` and an errno if pages could not be written. It loads
+what Python itself needs and no more.
 """
 
 import ctypes
@@ -16,11 +17,16 @@ import os
 import sys
 
 _HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPENAT2 = 437
+_RESOLVE = 0x01 | 0x04 | 0x08
+"""`RESOLVE_NO_XDEV`, `_NO_SYMLINKS` and `_BENEATH`: another filesystem in the way may not answer."""
+_PATH_MAX = 4000
 _WRITE_AND_WAIT = 7
 """`SYNC_FILE_RANGE_WAIT_BEFORE`, `_WRITE` and `_WAIT_AFTER`: all of it, without asking for an fsync."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
+_libc.syscall.restype = ctypes.c_long
 
 
 def main(request: str, directory: str, *numbers: str) -> str:
@@ -37,7 +43,7 @@ def main(request: str, directory: str, *numbers: str) -> str:
 
 def _flush(directory: str, device: int, root: int) -> str:
     wanted = [entry.split(b" ", 1) for entry in sys.stdin.buffer.read().split(b"\0")[:-1]]
-    missed, trouble = "", None
+    said, trouble = "", 0
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         st = os.fstat(fd)
@@ -46,48 +52,49 @@ def _flush(directory: str, device: int, root: int) -> str:
         _libc.syncfs(fd)  # it may say what could not be written some time ago; of whom is known below
         for number, path in wanted:
             try:
-                if not _write_back(fd, path, (device, int(number))):
-                    missed += f" {int(number)}"
-            except (
-                PermissionError
-            ):  # of nobody to read and to write; once the others are written, syncfs gets to it
-                _libc.syncfs(fd)
+                file = _reach(fd, path, (device, int(number)))
+            except OSError:
+                said += f" {int(number)}"
+                continue
+            try:
+                _checked(_libc.sync_file_range(file, 0, 0, _WRITE_AND_WAIT))
             except OSError as error:
-                trouble = error
+                trouble = error.errno or errno.EIO
+            finally:
+                os.close(file)
     finally:
         os.close(fd)
-    if trouble is not None:
-        raise trouble
-    return missed
+    return f"{said} !{trouble}" if trouble else said
 
 
-def _write_back(root: int, path: bytes, expected: tuple[int, int]) -> bool:
-    """Whether the file is at its path; then its pages are written. Raises OSError."""
-    *above, name = path.split(b"/")
-    held = at = root
+def _reach(root: int, path: bytes, expected: tuple[int, int]) -> int:
+    """The file, open. Raises OSError."""
+    held = os.dup(root)
     try:
-        for step in (*above, name):
-            below = os.open(step, _HOLD, dir_fd=at)
-            if at != root:
-                os.close(at)
-            held = at = below
+        while path:
+            part = path if len(path) < _PATH_MAX else path[: path.rindex(b"/", 0, _PATH_MAX)]
+            path = path[len(part) + 1 :]
+            below = _open_below(held, part)
+            os.close(held)
+            held = below
         st = os.fstat(held)
         if (st.st_dev, st.st_ino) != expected:
-            return False
-        try:
-            fd = os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except PermissionError:
-            fd = os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            _checked(_libc.sync_file_range(fd, 0, 0, _WRITE_AND_WAIT))
-        finally:
-            os.close(fd)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        for mode in (os.O_RDONLY, os.O_WRONLY):
+            try:
+                return os.open(f"/proc/self/fd/{held}", mode | os.O_NONBLOCK | os.O_CLOEXEC)
+            except PermissionError:
+                continue
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     finally:
-        if held != root:
-            os.close(held)
-    return True
+        os.close(held)
+
+
+def _open_below(directory: int, path: bytes) -> int:
+    how = (ctypes.c_ulonglong * 3)(_HOLD, 0, _RESOLVE)
+    fd = _libc.syscall(_OPENAT2, directory, path, ctypes.byref(how), ctypes.sizeof(how))
+    _checked(min(0, fd))
+    return int(fd)
 
 
 def _checked(result: int) -> None:

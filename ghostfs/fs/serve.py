@@ -97,7 +97,8 @@ def serve(options: MountOptions, mountpoint: Path, on_ready: Callable[[], None])
     log.info("unmounted", session=options.session, mountpoint=str(mountpoint), clean=clean)
     if not clean:
         raise MountError(
-            f"session {options.session} is unmounted, but its index is not up to date ({owned.trouble}): "
+            f"session {options.session} is unmounted, but its index is not up to date "
+            f"({owned.trouble or 'it was ended before all was committed'}): "
             "nothing is lost, the next mount brings it up to date"
         )
 
@@ -235,7 +236,10 @@ class _Mount:
             drained = False
             with self._patience:
                 drained = await trio.to_thread.run_sync(
-                    self._owned.capture.drain, _DRAIN_TIMEOUT_S, abandon_on_cancel=True
+                    self._owned.capture.drain,
+                    _DRAIN_TIMEOUT_S,
+                    abandon_on_cancel=True,
+                    limiter=trio.CapacityLimiter(1),
                 )
             nursery.cancel_scope.cancel()
         return drained
@@ -261,7 +265,8 @@ class _Mount:
         if self._closed:
             self._patience.cancel()
         elif self._ending:
-            pyfuse3.terminate()
+            if self._outside.finish(wait=False):
+                pyfuse3.terminate()
         else:
             await self._end()
 
@@ -308,6 +313,7 @@ class _Mount:
             self._detached = True
         except (OSError, MountError) as error:
             log.warning("detach_failed", mountpoint=str(self._mountpoint), error=in_words(error))
+        self._outside.finish(wait=True)
 
     def _flush_kernel(self) -> None:
         """What the kernel still holds of our files (memory maps, the writeback cache) is written to us."""
@@ -318,6 +324,9 @@ class _Mount:
         await self._left.wait()
         await trio.sleep(_LEFT_S)
         log.warning("mounted_elsewhere", mountpoint=str(self._mountpoint))
+        await trio.to_thread.run_sync(
+            lambda: self._outside.finish(wait=True), limiter=trio.CapacityLimiter(1)
+        )
         if not self._closed:
             pyfuse3.terminate()
 
@@ -353,6 +362,8 @@ class _Mount:
             self._flush_kernel()
         except OSError as error:
             lacking = f"the kernel does not hand over what programs have written ({in_words(error)})"
+        if self._operations.cut_short:
+            lacking = "the disk took only a part of what programs have written"
         capture = self._owned.capture
         if not capture.drain(_DRAIN_TIMEOUT_S):
             lacking = capture.trouble or "the mount has ended"

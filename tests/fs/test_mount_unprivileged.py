@@ -108,6 +108,37 @@ def test_a_user_mounts_works_and_unmounts(shared_place: Path) -> None:
     assert (tree / "d" / "g").read_text() == "mine"
 
 
+MAPS = """
+import mmap, os, sys
+kept = []
+for number in range(20):
+    fd = os.open(f"{sys.argv[1]}/file{number}", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 65536)
+    kept.append(mmap.mmap(fd, 65536))
+    kept[-1][:] = b"k" * 65536
+os.chmod(sys.argv[1], 0)
+os.kill(int(sys.argv[2]), 15)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("writeback", [False, True])
+def test_a_root_that_is_closed_to_its_owner_keeps_nothing_back(shared_place: Path, writeback: bool) -> None:
+    asked = options(shared_place, writeback=writeback)
+    assert run(RUN, "mount", asked.to_json()).returncode == 0
+    owner = owner_of(asked)
+    process = os.pidfd_open(owner)
+    who = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    who += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+    with subprocess.Popen(
+        [*who, sys.executable, "-c", MAPS, str(asked.mountpoint), str(owner)], stdin=subprocess.PIPE
+    ) as user:
+        wait_for(process)
+        user.communicate()
+    tree = DataDir(asked.data_dir).session("work").tree
+    assert {(tree / f"file{number}").read_bytes() for number in range(20)} == {b"k" * 65536}
+
+
 def test_programs_are_not_looked_for_in_the_mount_itself(shared_place: Path) -> None:
     asked = options(shared_place)
     path = f"{asked.mountpoint}/bin:{os.environ['PATH']}"

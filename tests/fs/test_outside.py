@@ -49,9 +49,15 @@ def test_no_flush_waits_for_a_loop_that_has_ended(asked: Outside) -> None:
     assert not thread.is_alive()
 
 
-def test_what_is_renamed_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_cannot_be_reached_the_kernel_is_told_to_drop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     made = Outside(tmp_path)
     tries: list[bytes] = []
+    dropped: list[tuple[int, bool]] = []
+
+    def drop(inode: InodeId, attr_only: bool) -> None:
+        dropped.append((inode, attr_only))
 
     def never_there(*_arguments: Any, told: bytes) -> tuple[int, str]:
         tries.append(told)
@@ -59,11 +65,53 @@ def test_what_is_renamed_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch, t
         return 7, " 5"
 
     monkeypatch.setattr(made, "_ask", never_there)
-    with pytest.raises(OSError, match="again and again") as refused:
-        made.flush(lambda: {InodeId(5): b"a/b", InodeId(6): b"c"})
-    assert refused.value.errno == errno.EAGAIN
+    monkeypatch.setattr(outside.pyfuse3, "invalidate_inode", drop)
+    files = {InodeId(5): b"a/b", InodeId(6): b"c"}
+    made.flush(lambda: files)
     assert tries[0] == b"5 a/b\x006 c\x00"
     assert tries[1:] == [b"5 a/b\x00"] * (len(tries) - 1)
+    assert dropped == [(5, False)]
+
+    def fails(*_arguments: Any, **_told: Any) -> tuple[int, str]:
+        raise OSError(errno.EMFILE, "")
+
+    monkeypatch.setattr(made, "_ask", fails)
+    made.flush(lambda: files)
+    assert dropped[1:] == [(5, False), (6, False)]
+    assert made.finish(wait=False)
+    made.flush(lambda: files)
+    assert len(dropped) == 3
+
+
+def test_the_end_waits_for_the_kernel_to_drop(monkeypatch: pytest.MonkeyPatch, asked: Outside) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(asked, "place", lambda: None)
+    monkeypatch.setattr(outside.pyfuse3, "invalidate_inode", lambda *_inode, **_how: goes_on.wait(30))
+    dropping = threading.Thread(target=asked.flush, args=[lambda: {InodeId(5): b"a"}])
+    dropping.start()
+    eventually(lambda: asked._dropping, what="nothing is dropped")
+    assert not asked.finish(wait=False)
+    ending = threading.Thread(target=asked.finish, kwargs={"wait": True})
+    ending.start()
+    ending.join(0.05)
+    assert ending.is_alive()
+    goes_on.set()
+    for thread in (dropping, ending):
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_pages_that_could_not_be_written_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, asked: Outside
+) -> None:
+    def refused(*_arguments: Any, **_told: Any) -> tuple[int, str]:
+        asked._closed_by.add(7)
+        return 7, " !28"
+
+    monkeypatch.setattr(asked, "_ask", refused)
+    with pytest.raises(OSError, match="No space left") as trouble:
+        asked.flush(lambda: {InodeId(5): b"a"})
+    assert trouble.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("source", ["import os; os.kill(os.getpid(), 9)", "raise SystemExit(3)", "1 / 0"])
@@ -82,5 +130,3 @@ def test_what_the_kernel_says_is_passed_on(tmp_path: Path) -> None:
     inode, entry = Outside(tmp_path).find()
     assert inode == tmp_path.stat().st_ino
     assert entry is None
-    with pytest.raises(OSError, match="Stale file handle"):
-        Outside(tmp_path).flush(dict)
