@@ -350,6 +350,8 @@ class Operations(pyfuse3.Operations):
         else:
             self._synchronous.discard(fh)
             self._mirror.release(handle)
+            if not handle.record.writers:
+                self._unsaid.pop(handle.inode, None)  # nobody is left whom an fsync could tell
 
     @blocking_handler
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -181,7 +181,7 @@ class Outside:
             if self._mounted is not None and at is not None and at.device != self._mounted.device:
                 return False
             mounts.detach(place, lazy=lazy, umount2=self._umount2, fusermount=self._fusermount)
-            if place != self._mountpoint:
+            if self._mounted is None or place != self._mountpoint:
                 break
         return True
 

@@ -40,9 +40,8 @@ class Wakefulness:
     @classmethod
     def open(cls, most_cpus: int, device: Path = _DEVICE) -> Wakefulness:
         """One that does nothing on a machine of more processors than these, or if it may not: it is for root."""
-        processors = (
-            os.cpu_count()
-        )  # of the machine: those that this process may not use are kept awake, too
+        # Of the machine: those that this process may not use are kept awake, too.
+        processors = os.cpu_count()
         if processors is None or processors > most_cpus:
             return cls(None)
         try:

@@ -294,3 +294,17 @@ def test_a_synchronous_write_says_how_much_was_written(small: Stack, flags: int)
         filler.unlink(missing_ok=True)
     small.umount(mount)
     assert verify(small.session("work")).ok
+
+
+def test_what_nobody_can_sync_any_more_is_no_reason_to_fail_later(small: Stack) -> None:
+    mount = small.mount("work")
+    filler = small.base.parent / "filler"
+    settle(small)
+    fill(filler, 300 << 10)
+    with (mount / "file").open("wb", buffering=0) as file:
+        assert 0 < file.write(b"x" * (600 << 10)) < 600 << 10
+        filler.unlink()
+        assert "only a part" in settle(small)
+    eventually(lambda: settle(small) == "", timeout=10, what="it goes on failing")
+    small.umount(mount)
+    assert verify(small.session("work")).ok

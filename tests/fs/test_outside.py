@@ -130,3 +130,12 @@ def test_what_the_kernel_says_is_passed_on(tmp_path: Path) -> None:
     inode, entry = Outside(tmp_path).find()
     assert inode == tmp_path.stat().st_ino
     assert entry is None
+
+
+def test_one_that_was_not_found_yet_is_detached_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(outside.mounts, "detach", lambda path, **_how: asked.append(path))
+    assert Outside(tmp_path).detach(lazy=True)
+    assert asked == [tmp_path]
