@@ -4,6 +4,7 @@
     boundary      exceptions in, errno out
     attributes    stat results as the kernel wants them
     handles       the numbers of open files and directories
+    shortwrites   what the disk took only a part of, and is still to be said
     overlay       `.skills`, the read-only registry at a session's root
     polling       not sleeping between the requests of a busy client
     wakefulness   keeping processors awake meanwhile

@@ -23,6 +23,7 @@ from ghostfs.fs.boundary import blocking_handler, handler, record_bug
 from ghostfs.fs.handles import HandleTable, OpenDirectory
 from ghostfs.fs.overlay import Overlay, claims, is_virtual, refuse
 from ghostfs.fs.polling import PollingTrio
+from ghostfs.fs.shortwrites import ShortWrites
 from ghostfs.mirror.live.mirror import Mirror
 from ghostfs.mirror.live.records import FileHandle
 from ghostfs.mirror.syscalls import leave_access_time
@@ -82,9 +83,7 @@ class Operations(pyfuse3.Operations):
         self._threads = trio.CapacityLimiter(16)
         self._polling = polling or PollingTrio(0)
         self._closed = closed
-        self._unsaid: dict[int, tuple[int, int, int]] = {}
-        """Files of which writes were cut short: from where to where (what lies between two counts), and why. To be said
-        by the next fsync, if not written since."""
+        self._short = ShortWrites()
         self._synchronous: set[int] = set()
         """Files opened with O_SYNC or O_DSYNC: after a write the kernel asks for an fsync by itself, and whoever wrote
         is to hear how much was written."""
@@ -96,7 +95,7 @@ class Operations(pyfuse3.Operations):
     @property
     def cut_short(self) -> bool:
         """Whether there is a file of which the disk took only a part, and nobody was told by fsync."""
-        return bool(self._unsaid)
+        return bool(self._short)
 
     @property
     def open_files(self) -> int:
@@ -293,8 +292,8 @@ class Operations(pyfuse3.Operations):
             raise
         if written < len(data):
             written += self._write_rest(fh, handle, offset + written, data[written:])
-        elif handle.inode in self._unsaid:
-            self._written_after_all(handle.inode, offset, offset + written)
+        elif self._short:
+            self._short.written(handle.inode, offset, offset + written)
         return written
 
     def _write_rest(self, fh: int, handle: FileHandle, offset: int, data: bytes) -> int:
@@ -317,24 +316,8 @@ class Operations(pyfuse3.Operations):
             if self.enable_writeback_cache:
                 raise FUSEError(code)
             if fh not in self._synchronous:
-                begin, end, _ = self._unsaid.get(handle.inode, (offset + written, 0, 0))
-                self._unsaid[handle.inode] = (
-                    min(begin, offset + written),
-                    max(end, offset + len(data)),
-                    code,
-                )
+                self._short.lacks(handle.inode, offset + written, offset + len(data), code)
         return written
-
-    def _written_after_all(self, inode: int, begin: int, end: int) -> None:
-        lacking, upto, code = self._unsaid[inode]
-        if begin <= lacking:
-            lacking = max(lacking, end)
-        if end >= upto:
-            upto = min(upto, begin)
-        if lacking < upto:
-            self._unsaid[inode] = (lacking, upto, code)
-        else:
-            del self._unsaid[inode]
 
     @handler
     def flush(self, _fh: int) -> None:
@@ -351,7 +334,7 @@ class Operations(pyfuse3.Operations):
             self._synchronous.discard(fh)
             self._mirror.release(handle)
             if not handle.record.writers:
-                self._unsaid.pop(handle.inode, None)  # nobody is left whom an fsync could tell
+                self._short.tell(handle.inode)  # nobody is left whom an fsync could tell
 
     @blocking_handler
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -360,9 +343,9 @@ class Operations(pyfuse3.Operations):
             self._handles.overlay_file(fh)  # of which nothing is to be synced
         else:
             await self._in_thread(lambda: self._mirror.fsync(handle, datasync=datasync))
-            unsaid = self._unsaid.pop(handle.inode, None)
-            if unsaid is not None:
-                raise FUSEError(unsaid[2])
+            code = self._short.tell(handle.inode)
+            if code is not None:
+                raise FUSEError(code)
 
     # --- directories -----------------------------------------------------------------------------------
 
@@ -458,7 +441,7 @@ class Operations(pyfuse3.Operations):
             return
         self._lookups.pop(inode, None)
         self._refused.discard(inode)
-        self._unsaid.pop(inode, None)
+        self._short.tell(InodeId(inode))
         try:
             self._mirror.forget(InodeId(inode))
         except Exception as error:  # noqa: BLE001 (nobody could be told)
